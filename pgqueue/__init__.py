@@ -1,0 +1,83 @@
+"""A PostgreSQL job queue with leader election: the public names.
+
+Names load what they need at first use, so that `import pgqueue` and `pgqueue --help` stay quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgqueue.config import Settings as Settings
+    from pgqueue.dispatcher import Dispatcher as Dispatcher
+    from pgqueue.errors import PgQueueError as PgQueueError
+    from pgqueue.inspector import Inspector as Inspector
+    from pgqueue.job import Job as Job
+    from pgqueue.job import JobOptions as JobOptions
+    from pgqueue.job import JobState as JobState
+    from pgqueue.job import NewJob as NewJob
+    from pgqueue.job import Priority as Priority
+    from pgqueue.payloads import JOB_TYPE_SESSION_INIT as JOB_TYPE_SESSION_INIT
+    from pgqueue.payloads import JOB_TYPE_WORKSPACE_INIT as JOB_TYPE_WORKSPACE_INIT
+    from pgqueue.queue import Queue as Queue
+    from pgqueue.queue_async import AsyncQueue as AsyncQueue
+    from pgqueue.registry import Executor as Executor
+    from pgqueue.registry import Limits as Limits
+    from pgqueue.registry import Registry as Registry
+    from pgqueue.worker import JobContext as JobContext
+
+_HOMES = {
+    "AsyncQueue": "pgqueue.queue_async",
+    "Dispatcher": "pgqueue.dispatcher",
+    "Executor": "pgqueue.registry",
+    "Inspector": "pgqueue.inspector",
+    "JOB_TYPE_SESSION_INIT": "pgqueue.payloads",
+    "JOB_TYPE_WORKSPACE_INIT": "pgqueue.payloads",
+    "Job": "pgqueue.job",
+    "JobContext": "pgqueue.worker",
+    "JobOptions": "pgqueue.job",
+    "JobState": "pgqueue.job",
+    "Limits": "pgqueue.registry",
+    "NewJob": "pgqueue.job",
+    "PgQueueError": "pgqueue.errors",
+    "Priority": "pgqueue.job",
+    "Queue": "pgqueue.queue",
+    "Registry": "pgqueue.registry",
+    "Settings": "pgqueue.config",
+}
+
+__all__ = [
+    "JOB_TYPE_SESSION_INIT",
+    "JOB_TYPE_WORKSPACE_INIT",
+    "AsyncQueue",
+    "Dispatcher",
+    "Executor",
+    "Inspector",
+    "Job",
+    "JobContext",
+    "JobOptions",
+    "JobState",
+    "Limits",
+    "NewJob",
+    "PgQueueError",
+    "Priority",
+    "Queue",
+    "Registry",
+    "Settings",
+    "__version__",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

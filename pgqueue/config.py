@@ -1,0 +1,230 @@
+"""Settings: defaults < pgqueue.toml < PGQUEUE_* < flags. Says what was wrong with a value, never what a password is.
+
+Owns names, defaults and rules of every setting, and which database is meant. Opens no connection.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pgqueue import validation
+from pgqueue.errors import ConfigurationError, InvalidArgumentError
+
+CONFIG_FILE = "pgqueue.toml"
+ENVIRONMENTS = ("develop", "staging", "production")
+LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
+LEASE_FACTOR = 2.5  # a leader must survive two missed renewals
+
+Seconds = float
+
+
+class Settings(BaseSettings):
+    """Everything pgqueue can be told. Times are in seconds.
+
+    Raises:
+        ConfigurationError: a value is wrong; the message names key, value and what is allowed.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="PGQUEUE_", extra="forbid", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
+    _file: ClassVar[Path | None] = None
+
+    database_url: str | None = Field(None, repr=False, description="the queue's database")
+    direct_database_url: str | None = Field(
+        None, repr=False, description="for leader and listener, when database_url goes through a pooler"
+    )
+    default_database_url: str | None = Field(
+        None, repr=False, description="a second store; else database_url"
+    )
+    database_schema: str = Field("pgqueue", description="the schema pgqueue's tables live in")
+    leader_name: str = Field("default", description="which leader this process stands for")
+
+    concurrency: int = Field(10, ge=1, le=100_000, description="jobs one process runs at once")
+    execute: bool = Field(True, description="run jobs in the dispatcher's own process while it leads")
+    strict_types: bool = Field(False, description="fail jobs of a type no executor is registered for")
+    app: str | None = Field(None, description="module:registry with the executors")
+    limits: dict[str, int | None] = Field(default_factory=dict, description="max_concurrency by type")
+
+    job_poll_interval: Seconds = Field(
+        1.0, gt=0, le=3600, description="a scan at least this often, whatever is heard"
+    )
+    heartbeat_interval: Seconds = Field(1.0, gt=0, le=600, description="leader renews, workers beat")
+    leader_lease_duration: Seconds = Field(
+        3.0, gt=0, le=3600, description="a silent leader is replaced after this"
+    )
+    worker_lease_duration: Seconds = Field(
+        10.0, gt=0, le=86_400, description="a silent worker's jobs are lost after this"
+    )
+    job_timeout: Seconds = Field(
+        1800.0, ge=0, description="a run's limit where job and type say none; 0: none"
+    )
+    shutdown_timeout: Seconds = Field(
+        10.0, ge=0, le=86_400, description="how long a drain waits for running jobs"
+    )
+
+    max_payload_bytes: int = Field(
+        validation.MAX_PAYLOAD_BYTES, ge=2, le=256 * 1024 * 1024, description="largest payload, bytes of JSON"
+    )
+    retention_completed: Seconds = Field(
+        7 * 86_400.0, ge=86_400, description="how long completed jobs are kept"
+    )
+    retention_failed: Seconds = Field(30 * 86_400.0, ge=86_400, description="how long failed jobs are kept")
+    retention_cancelled: Seconds = Field(
+        7 * 86_400.0, ge=86_400, description="how long cancelled jobs are kept"
+    )
+
+    workspace_root: Path | None = Field(None, description="where workspace_init and session_init work")
+    workspace_template: str | None = Field(
+        None, repr=False, description="git repository new workspaces are cloned from"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        "INFO", description="least severe log line"
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigurationError(_explain(error, values)) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then PGQUEUE_*, then pgqueue.toml; the first that says something wins."""
+        return init_settings, env_settings, _TomlSource(settings_cls)
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("database_schema")
+    @classmethod
+    def _schema(cls, value: str) -> str:
+        return validation.check_schema_name(value)
+
+    @field_validator("leader_name")
+    @classmethod
+    def _leader(cls, value: str) -> str:
+        return validation.check_name(value, "leader name")
+
+    @field_validator("database_url", "direct_database_url", "default_database_url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        return None if value is None else normalise_url(value)
+
+    @field_validator("limits")
+    @classmethod
+    def _limits(cls, value: dict[str, int | None]) -> dict[str, int | None]:
+        for job_type, limit in value.items():
+            validation.check_name(job_type, "job type")
+            if limit is not None:
+                validation.check_integer(limit, f"limit of {job_type}", 1, 1_000_000)
+        return value
+
+    @model_validator(mode="after")
+    def _leases(self) -> Settings:
+        for key in ("leader_lease_duration", "worker_lease_duration"):
+            value, least = getattr(self, key), LEASE_FACTOR * self.heartbeat_interval
+            if value < least:
+                raise ValueError(
+                    f"{key} is {value:g}: must be at least {LEASE_FACTOR} x heartbeat_interval ({self.heartbeat_interval:g}) = {least:g}"
+                )
+        return self
+
+    def database(self) -> tuple[str | None, str]:
+        """The database's URL and where it was configured; (None, …) stands for the embedded server.
+
+        libpq's own variables (PGHOST, PGSERVICE …) are honoured by an empty URL: `postgresql://`.
+        """
+        if self.database_url is not None:
+            return self.database_url, "database_url"
+        for variable in LIBPQ_VARIABLES:
+            if os.environ.get(variable):
+                return "postgresql://", variable
+        return None, "embedded"
+
+
+class _TomlSource(PydanticBaseSettingsSource):
+    """pgqueue.toml: top-level keys, over them the section that PGQUEUE_ENV names."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False  # __call__ answers for all fields at once
+
+    def __call__(self) -> dict[str, Any]:
+        named = os.environ.get("PGQUEUE_CONFIG")
+        path = Path(named or CONFIG_FILE)
+        environment = os.environ.get("PGQUEUE_ENV")
+        if environment and environment not in ENVIRONMENTS:
+            raise ConfigurationError(
+                f"PGQUEUE_ENV is {environment!r}: must be one of {', '.join(ENVIRONMENTS)}"
+            )
+        if not path.is_file():
+            if named:
+                raise ConfigurationError(f"PGQUEUE_CONFIG is {named!r}: there is no such file")
+            return {}
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise ConfigurationError(f"{path} cannot be read as TOML: {error}") from None
+        sections = {name: content.pop(name, {}) for name in ENVIRONMENTS}
+        chosen: Any = sections.get(environment or "", {})
+        if not isinstance(chosen, dict):
+            raise ConfigurationError(f"{path}: [{environment}] must be a section")
+        return {**content, **chosen}
+
+
+def normalise_url(url: str) -> str:
+    """`url` as libpq reads it: `postgresql+psycopg://` and the like lose their driver; key=value DSNs pass."""
+    text = url.strip()
+    match = re.match(r"(postgres(?:ql)?)(\+\w+)?://", text)
+    if match:
+        return "postgresql://" + text[match.end() :]
+    if "://" in text:
+        raise InvalidArgumentError(
+            f"database URL starts with {text.split('://')[0]!r}: must be postgresql://"
+        )
+    if "=" not in text:
+        raise InvalidArgumentError("database URL is neither postgresql://… nor a libpq key=value string")
+    return text
+
+
+def mask_password(text: str) -> str:
+    """`text` with passwords of URLs and key=value DSNs replaced by ***."""
+    text = re.sub(r"(://[^/\s:@]*:)[^/\s]*?(@(?=[^@/\s]*(?:[/\s?]|$)))", r"\1***\2", text)
+    return re.sub(r"(?i)\b(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", r"\1***", text)
+
+
+_SECRET_KEYS = frozenset(
+    {"database_url", "direct_database_url", "default_database_url", "workspace_template"}
+)
+
+
+def _explain(error: ValidationError, values: dict[str, Any]) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=True):
+        key = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if not key:
+            lines.append(message)
+        elif problem["type"] == "extra_forbidden":
+            known = ", ".join(sorted(Settings.model_fields))
+            lines.append(f"unknown setting {key!r}: known are {known}")
+        else:
+            value = "***" if key in _SECRET_KEYS else validation.shorten(problem["input"])
+            lines.append(f"{key} is {value}: {message[:1].lower()}{message[1:]}")
+    return "; ".join(lines)

@@ -1,0 +1,290 @@
+"""Connections and pools: `run` and `arun` execute a `Statement`; the only rooms that name a driver are this and callers.
+
+Owns how pgqueue connects (time-outs, keepalives, application_name), the pools behind Queue and AsyncQueue, the
+pipelined fenced batch, and the translation of driver errors into pgqueue's. Opens nothing before first use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow, tuple_row
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+
+from pgqueue import sql, store
+from pgqueue.config import mask_password
+from pgqueue.errors import (
+    ConfigurationError,
+    DatabaseError,
+    DatabaseUnavailableError,
+    NotLeaderError,
+    SchemaError,
+)
+from pgqueue.store import Statement
+
+T = TypeVar("T")
+Connection = psycopg.Connection[Any]
+AsyncConnection = psycopg.AsyncConnection[Any]
+
+CONNECT_TIMEOUT = 5  # seconds for one attempt; libpq's least is 2
+POOL_TIMEOUT = 8.0  # seconds an enqueue waits for a connection before it says the database is away
+POOL_SIZE = 10
+# A blackholed peer is noticed in about 9 s (reliability: TCP partition); libpq's defaults take two hours.
+KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 2, "tcp_user_timeout": 9000}
+
+_UNAVAILABLE = frozenset({"57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03"})
+_SCHEMA = frozenset({"42P01", "3F000", "42883", "42703", "42704"})
+
+
+def conninfo(url: str, purpose: str) -> str:
+    """`url` with pgqueue's connection defaults where it says nothing itself.
+
+    Raises:
+        ConfigurationError: libpq cannot read the URL.
+    """
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.Error as error:
+        raise ConfigurationError(
+            f"database URL cannot be read: {mask_password(str(error)).strip()}"
+        ) from None
+    defaults: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": purpose, **KEEPALIVES}
+    if "," in str(given.get("host") or ""):
+        defaults["target_session_attrs"] = "read-write"
+    return make_conninfo(**{**defaults, **given})
+
+
+def describe(url: str) -> str:
+    """`url` for people: without its password."""
+    return mask_password(url) if url != "postgresql://" else "libpq's PG* variables"
+
+
+def connect(url: str, *, purpose: str = "pgqueue", autocommit: bool = False) -> Connection:
+    """A new connection of one's own."""
+    with translated():
+        connection = psycopg.connect(conninfo(url, purpose), autocommit=autocommit)
+        prepare_session(connection)
+        return connection
+
+
+async def aconnect(
+    url: str, *, purpose: str = "pgqueue", prepare_threshold: int | None = 0
+) -> AsyncConnection:
+    """A new autocommit connection of one's own, for a control loop."""
+    with translated():
+        connection = await psycopg.AsyncConnection.connect(
+            conninfo(url, purpose), autocommit=True, prepare_threshold=prepare_threshold
+        )
+        await aprepare_session(connection)
+        return connection
+
+
+def prepare_session(connection: Connection) -> None:
+    """Make the session's transactions READ COMMITTED READ WRITE where the server says otherwise."""
+    if run(connection, store.statistics.session_defaults()) != ("read committed", "off"):
+        connection.execute(
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE"
+        )
+    if not connection.autocommit:
+        connection.commit()
+
+
+async def aprepare_session(connection: AsyncConnection) -> None:
+    """As `prepare_session`."""
+    if await arun(connection, store.statistics.session_defaults()) != ("read committed", "off"):
+        await connection.execute(
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE"
+        )
+
+
+def run(connection: Connection, statement: Statement[T], schema: str = "pgqueue") -> T:
+    """Execute `statement` on `connection`, in whatever transaction it is in."""
+    with translated():
+        cursor: psycopg.Cursor[TupleRow] = psycopg.Cursor(connection, row_factory=tuple_row)
+        with cursor:
+            cursor.execute(sql.load(statement.name, schema).encode(), statement.params, binary=True)
+            return statement.parse(cursor.fetchall() if cursor.description else [])
+
+
+async def arun(connection: AsyncConnection, statement: Statement[T], schema: str = "pgqueue") -> T:
+    """As `run`, awaited."""
+    with translated():
+        cursor: psycopg.AsyncCursor[TupleRow] = psycopg.AsyncCursor(connection, row_factory=tuple_row)
+        async with cursor:
+            await cursor.execute(sql.load(statement.name, schema).encode(), statement.params, binary=True)
+            return statement.parse(await cursor.fetchall() if cursor.description else [])
+
+
+async def arun_together(
+    connection: AsyncConnection, statements: Sequence[Statement[Any]], schema: str
+) -> list[Any]:
+    """Execute `statements` as one transaction in one round trip on an autocommit connection.
+
+    The server takes what a pipeline sends before its sync as one transaction, so a fence that raises as the first
+    statement undoes and skips all that follows; each statement still sees its own snapshot.
+    """
+    with translated():
+        cursors = []
+        async with connection.pipeline():
+            for statement in statements:
+                cursor: psycopg.AsyncCursor[TupleRow] = psycopg.AsyncCursor(connection, row_factory=tuple_row)
+                await cursor.execute(sql.load(statement.name, schema).encode(), statement.params, binary=True)
+                cursors.append(cursor)
+        return [
+            statement.parse(await cursor.fetchall() if cursor.description else [])
+            for statement, cursor in zip(statements, cursors, strict=True)
+        ]
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn a driver's error into pgqueue's; what a handler or caller raised itself passes."""
+    try:
+        yield
+    except (psycopg.Error, PoolTimeout, OSError) as error:
+        raise translate(error) from error
+
+
+def translate(error: BaseException) -> DatabaseError | NotLeaderError:
+    """The pgqueue error for a driver's `error` (psycopg's, or what SQLAlchemy's drivers raise)."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    text = mask_password(" ".join(str(error).split())) or type(error).__name__
+    if state == "PQ001":
+        return NotLeaderError(text)
+    if state in _SCHEMA:
+        return SchemaError(f"pgqueue's schema does not fit this code ({text}): run `pgqueue migrate`")
+    lost = state is None and isinstance(
+        error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout | OSError
+    )
+    if lost or state in _UNAVAILABLE or (state or "").startswith("08"):
+        return DatabaseUnavailableError(f"database unavailable: {text}")
+    return DatabaseError(text)
+
+
+def check_alive(connection: Connection | AsyncConnection) -> None:
+    """Raise if an idle connection's peer has gone; costs no round trip.
+
+    An idle socket that turned readable brings an end or a notice; only then is the server asked.
+    """
+    readable, _, _ = (
+        select.select([connection.fileno()], [], [], 0) if connection.fileno() < 1024 else _polled(connection)
+    )
+    if readable:
+        connection.pgconn.consume_input()
+        if connection.pgconn.status != psycopg.pq.ConnStatus.OK:
+            raise psycopg.OperationalError("the connection was lost while idle")
+
+
+def _polled(connection: Connection | AsyncConnection) -> tuple[list[Any], list[Any], list[Any]]:
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    return list(poller.poll(0)), [], []
+
+
+def _check_pooled(connection: Connection) -> None:
+    check_alive(connection)
+
+
+async def _acheck_pooled(connection: AsyncConnection) -> None:
+    check_alive(connection)
+
+
+async def _aconfigure(connection: AsyncConnection) -> None:
+    await aprepare_session(connection)
+
+
+def make_pool(url: str, *, size: int = POOL_SIZE) -> ConnectionPool[Connection]:
+    """A pool of autocommit connections, opened now; connects on demand."""
+    pool = ConnectionPool(
+        conninfo(url, "pgqueue"),
+        kwargs={"autocommit": True},
+        min_size=0,
+        max_size=size,
+        timeout=POOL_TIMEOUT,
+        reconnect_timeout=POOL_TIMEOUT,
+        configure=prepare_session,
+        check=_check_pooled,
+        open=False,
+        name="pgqueue",
+    )
+    pool.open()
+    return pool
+
+
+async def make_async_pool(url: str, *, size: int = POOL_SIZE) -> AsyncConnectionPool[AsyncConnection]:
+    """As `make_pool`, for one event loop."""
+    pool = AsyncConnectionPool(
+        conninfo(url, "pgqueue"),
+        kwargs={"autocommit": True},
+        min_size=0,
+        max_size=size,
+        timeout=POOL_TIMEOUT,
+        reconnect_timeout=POOL_TIMEOUT,
+        configure=_aconfigure,
+        check=_acheck_pooled,
+        open=False,
+        name="pgqueue",
+    )
+    await pool.open()
+    return pool
+
+
+@contextlib.contextmanager
+def pooled(pool: ConnectionPool[Connection]) -> Iterator[Connection]:
+    """A connection of `pool`; none to be had is DatabaseUnavailableError."""
+    with translated():
+        connection = pool.getconn()
+    try:
+        yield connection
+    finally:
+        pool.putconn(connection)
+
+
+@contextlib.asynccontextmanager
+async def apooled(pool: AsyncConnectionPool[AsyncConnection]) -> AsyncIterator[AsyncConnection]:
+    """As `pooled`, awaited."""
+    with translated():
+        connection = await pool.getconn()
+    try:
+        yield connection
+    finally:
+        await pool.putconn(connection)
+
+
+def check_schema(level: tuple[int, int] | None, needed: int) -> None:
+    """Raise unless code that needs schema level `needed` can work with a schema at `level` (number, serves from).
+
+    Raises:
+        SchemaError: missing, older than needed, or newer and no longer serving this code.
+    """
+    if level is None:
+        raise SchemaError("pgqueue's schema is missing in this database: run `pgqueue migrate`")
+    number, serves_from = level
+    if number < needed:
+        raise SchemaError(
+            f"pgqueue's schema is at level {number}, this code needs {needed}: run `pgqueue migrate`"
+        )
+    if needed < serves_from:
+        raise SchemaError(
+            f"pgqueue's schema is at level {number} and serves code from level {serves_from} on, "
+            f"this code is at {needed}: upgrade pgqueue here"
+        )
+
+
+def read_schema_level(connection: Connection, schema: str) -> tuple[int, int] | None:
+    """The schema's level, or None without a schema."""
+    if not run(connection, store.statistics.schema_exists(), schema):
+        return None
+    return run(connection, store.statistics.schema_level(), schema)
+
+
+async def aread_schema_level(connection: AsyncConnection, schema: str) -> tuple[int, int] | None:
+    """As `read_schema_level`, awaited."""
+    if not await arun(connection, store.statistics.schema_exists(), schema):
+        return None
+    return await arun(connection, store.statistics.schema_level(), schema)

@@ -1,0 +1,119 @@
+"""Going to sleep without losing a wake-up: the leader's half of the doorbell.
+
+Enqueuers hold the bell's lock shared until their transaction ends; where it is refused to them they NOTIFY. So:
+  1. try the lock exclusively. Refused: an enqueue is in flight; poll, 2 to 50 ms, for those that are short;
+     if a long one still holds it, queue for it: from then on every new enqueuer is refused and rings, and for those
+     in flight a scan every 100 ms will do. Nobody's latency hangs on the long one.
+  2. granted: everything committed is visible; scan and dispatch once more.
+  3. nothing found: wait for NOTIFY, or the poll.
+  4. awake: unlock, dispatch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from pgqueue import db, store
+from pgqueue.dispatcher.sessions import Sessions
+from pgqueue.store.statement import Bell
+
+FIRST_PAUSE = 0.002
+LAST_PAUSE = 0.05
+QUEUED_SCAN = 0.1
+
+
+class Doorbell:
+    """The bell of one leader, on a session apart from the listener's.
+
+    Args:
+        sessions: makes the session.
+        schema: pgqueue's schema.
+        bell: lock and channel.
+        dispatch_all: scans and dispatches; True if anything was dispatched.
+        wait: waits for a wake or the given seconds; True if woken.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        schema: str,
+        bell: Bell,
+        dispatch_all: Callable[[], Awaitable[bool]],
+        wait: Callable[[float], Awaitable[bool]],
+    ) -> None:
+        self._sessions = sessions
+        self._schema = schema
+        self._bell = bell
+        self._dispatch_all = dispatch_all
+        self._wait = wait
+        self._connection: db.AsyncConnection | None = None
+        self._pause = FIRST_PAUSE
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep until rung, at most `seconds`; returns at once when there was something to dispatch.
+
+        Nothing found after a ring means the work is not for now (a saturated type): then it pauses a little
+        before it sleeps again, so that a stream of such enqueues does not ring for each.
+        """
+        if not await self._granted():
+            if self._pause < LAST_PAUSE:
+                await self._wait(self._pause)
+                self._pause = min(LAST_PAUSE, self._pause * 2)
+                await self._dispatch_all()
+                return
+            await self._queue()
+        try:
+            if await self._dispatch_all():
+                self._pause = FIRST_PAUSE
+            elif await self._wait(seconds):
+                await self._leave()
+                if await self._dispatch_all():
+                    self._pause = FIRST_PAUSE
+                else:
+                    await asyncio.sleep(self._pause)
+                    self._pause = min(LAST_PAUSE, self._pause * 2)
+        finally:
+            await self._leave()
+
+    async def close(self) -> None:
+        """End the session and with it the lock."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            self._held = False
+            await connection.close()
+
+    _held = False
+
+    async def _granted(self) -> bool:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._sessions.bell()
+        self._held = await db.arun(self._connection, store.leader.try_bell(self._bell), self._schema)
+        return self._held
+
+    async def _queue(self) -> None:
+        assert self._connection is not None  # noqa: S101 - _granted has just used it
+        waiter = asyncio.create_task(
+            db.arun(self._connection, store.leader.wait_bell(self._bell), self._schema)
+        )
+        try:
+            while not waiter.done():
+                if not await self._dispatch_all():
+                    pause = asyncio.create_task(self._wait(QUEUED_SCAN))
+                    await asyncio.wait({waiter, pause}, return_when=asyncio.FIRST_COMPLETED)
+                    pause.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await pause
+            waiter.result()
+            self._held = True
+        except BaseException:
+            waiter.cancel()
+            await asyncio.gather(waiter, return_exceptions=True)
+            await self.close()
+            raise
+
+    async def _leave(self) -> None:
+        if self._held and self._connection is not None and not self._connection.closed:
+            self._held = False
+            await db.arun(self._connection, store.leader.leave_bell(self._bell), self._schema)

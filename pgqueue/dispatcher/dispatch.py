@@ -1,0 +1,244 @@
+"""The one mover from pending to processing: plan, one fenced statement, hand over; then sleep by the doorbell.
+
+A step shares the free slots among the lanes that have work and claims each lane's quota from its low-water mark on.
+Jobs land below a mark unannounced (a more urgent priority, a late commit, a row skipped as locked), so a full scan
+resets the marks: when woken, before every sleep, and while busy at most a twentieth of the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from pgqueue import db, store
+from pgqueue.dispatcher.bell import Doorbell
+from pgqueue.dispatcher.configuration import Configuration
+from pgqueue.dispatcher.lanes import LaneKey, Lanes
+from pgqueue.dispatcher.leader import Term, clock
+from pgqueue.dispatcher.running import Running, RunningSet
+from pgqueue.dispatcher.service import Service
+from pgqueue.dispatcher.sessions import Sessions
+from pgqueue.errors import NotLeaderError
+from pgqueue.events import EventBus, JobsDispatched
+from pgqueue.job import Job
+from pgqueue.store.jobs import Promoted
+from pgqueue.store.statement import Bell
+from pgqueue.worker import LocalWorker
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH = 500
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+SCAN_AT_LEAST = 0.02  # seconds between full scans while busy
+SCAN_SHARE = 20  # times what the last scan took
+STALE_GRACE = 2.0  # seconds the executor has to report a time-out itself
+UNKNOWN_LIMIT = 500
+REPORT_EVERY = 60.0  # seconds between log lines about types nobody executes
+
+
+class Dispatch(Service):
+    """The dispatch loop of one term.
+
+    Args:
+        term: fences every write.
+        sessions: makes the dispatch and bell sessions.
+        schema: pgqueue's schema.
+        bell: the doorbell.
+        running: what is in flight; shared with the reaper.
+        configuration: limits and queues.
+        worker: who executes; None: nobody in this process.
+        poll_interval: seconds; a scan at least this often.
+        strict_types: fail jobs nobody can execute.
+        events: the bus.
+        on_due: told at each scan how many seconds the next scheduled job is away.
+    """
+
+    name = "dispatch"
+
+    def __init__(
+        self,
+        term: Term,
+        sessions: Sessions,
+        schema: str,
+        bell: Bell,
+        running: RunningSet,
+        configuration: Configuration,
+        worker: LocalWorker | None,
+        *,
+        poll_interval: float,
+        strict_types: bool,
+        events: EventBus,
+        on_due: Callable[[float], None],
+    ) -> None:
+        super().__init__()
+        self._term = term
+        self._sessions = sessions
+        self._schema = schema
+        self._running = running
+        self._configuration = configuration
+        self._worker = worker
+        self._poll_interval = poll_interval
+        self._strict_types = strict_types
+        self._events = events
+        self._on_due = on_due
+        self._starved = False
+        self._lanes = Lanes()
+        self._unknown: set[LaneKey] = set()
+        self._doorbell = Doorbell(sessions, schema, bell, self._scan_and_dispatch, self.wait)
+        self._connection: db.AsyncConnection | None = None
+        self._next_scan = 0.0
+        self._scanned_empty = False
+        self._batch = MAX_BATCH
+        self._reported = 0.0
+        self._busy_since: float | None = None
+
+    def stuck(self, limit: float) -> bool:
+        """True if one step has been going on for more than `limit` seconds."""
+        return self._busy_since is not None and clock() - self._busy_since > limit
+
+    async def run_once(self) -> float:
+        """Dispatch what there is, then sleep until there is more."""
+        try:
+            if clock() >= self._next_scan:
+                await self._scan()
+            if await self._step():
+                return 0.0
+            full = self._worker is None or self._worker.free() <= 0
+            self._starved = full or bool(self._lanes.marks)
+            if full:
+                await self.wait(self._poll_interval)
+            elif not self._scanned_empty:
+                await self._scan()
+            elif self._sessions.pooled:
+                await self.wait(self._poll_interval)
+                self._next_scan = 0.0
+            else:
+                await self._doorbell.sleep(self._poll_interval)
+        finally:
+            self._busy_since = None
+        return 0.0
+
+    def freed(self) -> None:
+        """Slots came free: matters where work was waiting for them."""
+        if self._starved:
+            self.wake()
+
+    def promoted(self, jobs: list[Promoted]) -> None:
+        """Scheduled jobs became pending: their lanes have work."""
+        self._lanes.promoted(jobs)
+        self.wake()
+
+    def failed(self, error: Exception) -> float:
+        """A new session, and a full scan, come next."""
+        self._next_scan = 0.0
+        if isinstance(error, NotLeaderError):
+            logger.warning("dispatch was fenced off: %s", error)
+        return super().failed(error)
+
+    async def close(self) -> None:
+        """End both sessions."""
+        await self._doorbell.close()
+        await self._drop_connection()
+
+    async def _scan_and_dispatch(self) -> bool:
+        try:
+            await self._scan()
+            dispatched = False
+            while await self._step():
+                dispatched = True
+            return dispatched
+        finally:
+            self._busy_since = None
+
+    async def _scan(self) -> None:
+        """Find every lane with work and look at all of it again."""
+        connection = await self._connected()
+        started = self._busy_since = clock()
+        lanes, due = await db.arun_together(
+            connection, [store.jobs.lanes(), store.jobs.next_due()], self._schema
+        )
+        if due is not None:
+            self._on_due(due)
+        found = [lane for lane in lanes if self._configuration.serves(lane[0])]
+        known = [lane for lane in found if self._configuration.executable(lane[1])]
+        self._lanes.reset(known)
+        self._scanned_empty = True
+        self._unknown = set(found) - set(known)
+        if self._unknown and self._worker is not None:
+            await self._meet_unknown(connection)
+        took = clock() - started
+        self._next_scan = clock() + min(self._poll_interval, max(SCAN_AT_LEAST, SCAN_SHARE * took))
+        self._busy_since = None
+
+    async def _step(self) -> bool:
+        """One dispatch; True if it moved anything."""
+        worker_id = self._worker.worker_id if self._worker is not None else None
+        if self._worker is None or worker_id is None:
+            return False
+        free = min(self._batch, self._worker.free())
+        quotas = self._lanes.plan(free, self._room, self._configuration.weights(), lambda _lane: True)
+        if not quotas:
+            return False
+        connection = await self._connected()
+        self._busy_since = clock()
+        statement = store.jobs.dispatch(quotas, worker_id, self._term.epoch)
+        try:
+            _, jobs = await db.arun_together(connection, [self._term.fence(), statement], self._schema)
+        except BaseException:
+            await self._drop_connection()  # whether it committed is read from the table by whoever leads next
+            raise
+        self._busy_since = None
+        self._lanes.dispatched(quotas, jobs)
+        self._scanned_empty = False
+        if not jobs:
+            return False
+        self._hand_over(jobs)
+        return True
+
+    def _hand_over(self, jobs: list[Job]) -> None:
+        assert self._worker is not None  # noqa: S101 - _step has just asked it
+        assert jobs[0].worker_id is not None  # noqa: S101 - dispatch has set it
+        self._configuration.resolve(jobs)
+        now = clock()
+        for job in jobs:
+            overdue = now + job.timeout + STALE_GRACE if job.timeout else None
+            self._running.add(
+                (job.id, job.attempt), Running(job.type, jobs[0].worker_id, job.timeout, overdue)
+            )
+        self._worker.accept(jobs, jobs[0].worker_id)
+        size = sum(len(job.payload) for job in jobs) / len(jobs)
+        self._batch = max(1, min(MAX_BATCH, int(MAX_BATCH_BYTES / max(size, 1))))
+        self._events.emit(JobsDispatched(Counter(job.type for job in jobs)))
+        if logger.isEnabledFor(logging.DEBUG):
+            for job in jobs:
+                logger.debug("job %d: pending -> processing (attempt %d)", job.id, job.attempt)
+
+    def _room(self, job_type: str) -> int:
+        return self._configuration.limit(job_type) - self._running.of_type(job_type)
+
+    async def _meet_unknown(self, connection: db.AsyncConnection) -> None:
+        """Jobs of types without an executor here: reported, or failed under strict types."""
+        if self._strict_types:
+            statement = store.jobs.fail_unknown(sorted(self._unknown), UNKNOWN_LIMIT)
+            _, failed = await db.arun_together(connection, [self._term.fence(), statement], self._schema)
+            for job_type, number in Counter(job_type for _, job_type in failed).items():
+                logger.error("unknown job type: %s; %d jobs failed", job_type, number)
+            if failed:
+                self._next_scan = 0.0
+                self._scanned_empty = False
+        elif clock() - self._reported > REPORT_EVERY:
+            self._reported = clock()
+            names = ", ".join(sorted({job_type for _, job_type in self._unknown}))
+            logger.warning("jobs are pending whose type has no executor: %s", names)
+
+    async def _connected(self) -> db.AsyncConnection:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._sessions.dispatch()
+        return self._connection
+
+    async def _drop_connection(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await asyncio.shield(connection.close())

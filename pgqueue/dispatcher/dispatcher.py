@@ -1,0 +1,337 @@
+"""`Dispatcher`: the composition root. Elects; while leader dispatches, promotes, reaps, prunes; executes what it dispatched.
+
+Election, dispatch and completion run on a control loop in a thread of their own, handlers on the loop that awaits
+`run()`, heartbeats in a third thread: a handler that blocks for ten seconds moves no epoch. Any number of dispatchers
+may run; one leads, the others wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+from pgqueue import db, locate
+from pgqueue.config import Settings
+from pgqueue.dispatcher.configuration import Configuration
+from pgqueue.dispatcher.duties import Duties
+from pgqueue.dispatcher.leader import Leader, Term
+from pgqueue.dispatcher.listener import Listener
+from pgqueue.dispatcher.sessions import PoolerMode, Sessions, probe
+from pgqueue.errors import ConflictError
+from pgqueue.events import EventBus, LeaderElected, LeaderLost
+from pgqueue.queue import QueueBase
+from pgqueue.registry import Executor, Limits, Registry
+from pgqueue.schema import SCHEMA_LEVEL
+from pgqueue.store.jobs import Run
+from pgqueue.store.statement import Bell
+from pgqueue.worker import LocalWorker
+from pgqueue.worker.worker import FLUSH_TIMEOUT
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Dispatcher:
+    """One dispatcher process.
+
+    Args:
+        settings: read from pgqueue.toml and PGQUEUE_* if None.
+        registry: the job types this process can execute; None: an empty one, filled by `register_executor`.
+        queue: a Queue or AsyncQueue of this process; its commits wake this dispatcher without the database.
+        limits: max_concurrency by type where the registry says none; None: `Limits(settings.limits)`.
+
+    Raises (from `run`):
+        DatabaseUnavailableError, SchemaError: at the start; later losses are waited out.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        registry: Registry | None = None,
+        queue: QueueBase | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.registry = registry if registry is not None else Registry()
+        self.events = EventBus()
+        self.holder_id: UUID = uuid4()
+        self._limits = limits if limits is not None else Limits(self.settings.limits)
+        self._bell = Bell.of(self.settings.database_schema, self.settings.leader_name)
+        self._control: asyncio.AbstractEventLoop | None = None
+        self._leader: Leader | None = None
+        self._duties: Duties | None = None
+        self._worker: LocalWorker | None = None
+        self._forced: asyncio.Event | None = None
+        self._handlers: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._thread_error: BaseException | None = None
+        self._ready = threading.Event()
+        if queue is not None:
+            queue.set_notify_func(self.wake)
+
+    def register_executor(self, job_type: str, executor: Executor | Any, **options: Any) -> None:
+        """As `registry.register`."""
+        self.registry.register(job_type, executor, **options)
+
+    @property
+    def is_leader(self) -> bool:
+        """True while this process leads and may believe it."""
+        return self._leader is not None and self._leader.is_leading
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch of this process's leadership; None while it does not lead."""
+        term = self._leader.term if self._leader is not None else None
+        return term.epoch if term is not None and self.is_leader else None
+
+    @property
+    def abandoned_threads(self) -> int:
+        """Threads whose handler goes on though its job was stopped; they cannot be killed."""
+        return self._worker.abandoned_threads if self._worker is not None else 0
+
+    def wake(self) -> None:
+        """Look for work now; from any thread, returns at once."""
+        control = self._control
+        if control is not None and not control.is_closed():
+            control.call_soon_threadsafe(self._rung)
+
+    def force(self) -> None:
+        """While stopping: do not wait for running jobs any longer, release them now; from any thread."""
+        forced, handlers = self._forced, self._handlers
+        if forced is not None and handlers is not None and not handlers.is_closed():
+            handlers.call_soon_threadsafe(forced.set)
+
+    def start(self, timeout: float = 30.0) -> None:
+        """Run in a thread, for sync programs; returns when it takes part in the election.
+
+        Raises:
+            ConflictError: it runs already.
+            DatabaseUnavailableError, SchemaError: it could not start.
+        """
+        if self._thread is not None:
+            raise ConflictError("this dispatcher runs already")
+        self._ready.clear()
+        self._thread_error = None
+        self._thread = threading.Thread(target=self._run_in_thread, name="pgqueue-dispatcher", daemon=True)
+        self._thread.start()
+        if not self._ready.wait(timeout):
+            raise ConflictError(f"the dispatcher did not start within {timeout:g} s")
+        if self._thread_error is not None:
+            self._thread.join()
+            self._thread = None
+            raise self._thread_error
+
+    def stop(self) -> None:
+        """Drain and end what `start` began; harmless twice."""
+        thread, handlers, task = self._thread, self._handlers, self._task
+        if thread is None:
+            return
+        if handlers is not None and task is not None and not handlers.is_closed():
+            handlers.call_soon_threadsafe(task.cancel)
+        thread.join()
+        self._thread = None
+
+    async def run(self) -> None:
+        """Run until cancelled; cancelling is a clean stop: leadership first, then running jobs, then release.
+
+        Signals are the caller's business.
+        """
+        if self._control is not None:
+            raise ConflictError("this dispatcher runs already")
+        self._handlers = asyncio.get_running_loop()
+        self._forced = asyncio.Event()
+        sessions = await self._prepared_sessions()
+        started: asyncio.Future[asyncio.AbstractEventLoop] = self._handlers.create_future()
+        ended: asyncio.Future[None] = self._handlers.create_future()
+        stop_control = asyncio.Event()
+        thread = threading.Thread(
+            target=self._control_thread,
+            args=(started, ended, stop_control),
+            name="pgqueue-control",
+            daemon=True,
+        )
+        thread.start()
+        self._control = await started
+        try:
+            if self.settings.execute:
+                self._worker = self._make_worker(sessions)
+            await self._on_control(self._begin(sessions))
+            if self._worker is not None:
+                self._worker.start()
+            self._ready.set()
+            await asyncio.shield(ended)
+        finally:
+            await self._shut_down(stop_control, thread)
+
+    async def _prepared_sessions(self) -> Sessions:
+        settings = self.settings
+        if settings.direct_database_url is not None:
+            url = settings.direct_database_url
+        else:
+            url = (await asyncio.to_thread(locate.locate, settings)).url
+        async with await db.aconnect(url) as connection:
+            db.check_schema(await db.aread_schema_level(connection, settings.database_schema), SCHEMA_LEVEL)
+        mode = await probe(url)
+        if mode is not PoolerMode.DIRECT:
+            logger.warning("there is a %s before the database", mode.value)
+        pooled = mode is PoolerMode.TRANSACTION
+        if pooled:
+            logger.warning(
+                "no session locks and no LISTEN through it: leading by lease row, looking for work every %g s; "
+                "set direct_database_url for instant failover and wake-ups",
+                settings.job_poll_interval,
+            )
+        return Sessions(url, self.holder_id, settings.leader_lease_duration, pooled)
+
+    def _make_worker(self, sessions: Sessions) -> LocalWorker:
+        assert self._control is not None  # noqa: S101 - run() has just started it
+        return LocalWorker(
+            self.settings,
+            self.registry,
+            sessions.url,
+            holder_id=self.holder_id,
+            connect=sessions.plain,
+            control=self._control,
+            events=self.events,
+            on_freed=self._freed,
+            on_done=self._done,
+        )
+
+    # The control loop's side.
+
+    def _control_thread(
+        self, started: asyncio.Future[Any], ended: asyncio.Future[None], stop_control: asyncio.Event
+    ) -> None:
+        async def live() -> None:
+            loop = asyncio.get_running_loop()
+            started.get_loop().call_soon_threadsafe(started.set_result, loop)
+            await stop_control.wait()
+
+        try:
+            asyncio.run(live())
+        finally:
+            if not ended.get_loop().is_closed():
+                ended.get_loop().call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
+
+    async def _begin(self, sessions: Sessions) -> None:
+        settings = self.settings
+        self._sessions = sessions
+        self._configuration = Configuration(settings, self.registry, self._limits)
+        connection = await sessions.plain()
+        try:
+            await self._configuration.declare(connection)
+        finally:
+            await connection.close()
+        self._leader = Leader(
+            sessions,
+            settings.database_schema,
+            settings.leader_name,
+            ttl=settings.leader_lease_duration,
+            interval=settings.heartbeat_interval,
+            bell=self._bell,
+            stuck=lambda: self._duties is not None and self._duties.stuck(settings.leader_lease_duration),
+            on_elected=self._elected,
+            on_lost=self._lost,
+        )
+        self._tasks = [asyncio.create_task(self._leader.run(), name="leader")]
+        if not sessions.pooled:
+            listener = Listener(sessions, self._bell, self._rung, self._told)
+            self._tasks.append(asyncio.create_task(listener.run(), name="listener"))
+        if self._worker is not None:
+            self._tasks.append(asyncio.create_task(self._worker.completer.run(), name="completer"))
+
+    async def _elected(self, term: Term) -> None:
+        self._duties = Duties(
+            term, self._sessions, self.settings, self._bell, self._configuration, self._worker, self.events
+        )
+        self.events.emit(LeaderElected(term.epoch))
+
+    async def _lost(self, term: Term, why: str) -> None:
+        duties, self._duties = self._duties, None
+        if duties is not None:
+            await duties.stop()
+        self.events.emit(LeaderLost(term.epoch, why))
+
+    def _rung(self) -> None:
+        if self._duties is not None:
+            self._duties.rung()
+
+    def _told(self) -> None:
+        if self._leader is not None and self._leader.term is None:
+            self._leader.wake()
+        if self._duties is not None:
+            self._duties.changed()
+
+    def _freed(self) -> None:
+        if self._duties is not None:
+            self._duties.freed()
+
+    def _done(self, runs: Sequence[Run]) -> None:
+        if self._duties is not None:
+            self._duties.done(runs)
+
+    async def _resign(self) -> None:
+        if self._leader is not None:
+            self._tasks[0].cancel()
+            await asyncio.gather(self._tasks[0], return_exceptions=True)
+            await self._leader.resign()
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # The handlers' side.
+
+    async def _on_control(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        assert self._control is not None  # noqa: S101 - only called while it runs
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._control))
+
+    async def _shut_down(self, stop_control: asyncio.Event, thread: threading.Thread) -> None:
+        """Leadership first; then what runs; then release; then the sessions. A second cancellation forces."""
+        task = asyncio.ensure_future(self._drain())
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if not task.done():
+                    self.force()
+        control, self._control = self._control, None
+        if control is not None:
+            control.call_soon_threadsafe(stop_control.set)
+        await asyncio.to_thread(thread.join)
+        self._leader = None
+        task.result()
+
+    async def _drain(self) -> None:
+        if self._leader is not None:
+            await self._on_control(self._resign())
+        if self._worker is not None:
+            assert self._forced is not None  # noqa: S101 - run() has set it
+            await self._worker.drain(self.settings.shutdown_timeout, self._forced)
+            if not await self._on_control(self._worker.completer.flushed(FLUSH_TIMEOUT)):
+                logger.error(
+                    "some outcomes could not be written; their jobs are taken for lost and go by max_attempts"
+                )
+            await self._worker.close()
+        if self._leader is not None:
+            await self._on_control(self._end())
+
+    def _run_in_thread(self) -> None:
+        async def main() -> None:
+            self._task = asyncio.current_task()
+            await self.run()
+
+        try:
+            asyncio.run(main())
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - handed to start()
+            self._thread_error = error
+        finally:
+            self._ready.set()

@@ -1,0 +1,135 @@
+"""What a leader does for the length of one term: dispatch, promote, reap, prune. Made at election, gone at its end.
+
+Knows what is in flight from the table, read after the term's epoch was committed, so that limits hold across a
+failover.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from pgqueue import db, store
+from pgqueue.config import Settings
+from pgqueue.dispatcher.configuration import Configuration
+from pgqueue.dispatcher.dispatch import STALE_GRACE, Dispatch
+from pgqueue.dispatcher.leader import Term, clock
+from pgqueue.dispatcher.maintenance import Maintenance
+from pgqueue.dispatcher.promote import Promoter
+from pgqueue.dispatcher.prune import Pruner
+from pgqueue.dispatcher.reap import Reaper
+from pgqueue.dispatcher.running import Running, RunningSet
+from pgqueue.dispatcher.sessions import Sessions
+from pgqueue.errors import PgQueueError
+from pgqueue.events import EventBus
+from pgqueue.store.jobs import Run
+from pgqueue.store.statement import Bell
+from pgqueue.worker import LocalWorker
+
+logger = logging.getLogger(__name__)
+
+PREPARE_PAUSE = 0.2  # seconds between attempts to begin
+
+
+class Duties:
+    """The leader's loops for one term."""
+
+    def __init__(
+        self,
+        term: Term,
+        sessions: Sessions,
+        settings: Settings,
+        bell: Bell,
+        configuration: Configuration,
+        worker: LocalWorker | None,
+        events: EventBus,
+    ) -> None:
+        schema = settings.database_schema
+        self._schema = schema
+        self._configuration = configuration
+        self._running = RunningSet()
+        self._maintenance = Maintenance(term, sessions, schema)
+        self._dispatch = Dispatch(
+            term,
+            sessions,
+            schema,
+            bell,
+            self._running,
+            configuration,
+            worker,
+            poll_interval=settings.job_poll_interval,
+            strict_types=settings.strict_types,
+            events=events,
+            on_due=self._due_in,
+        )
+        self._promoter = Promoter(self._maintenance, settings.job_poll_interval, self._dispatch.promoted)
+        self._reaper = Reaper(
+            self._maintenance,
+            schema,
+            self._running,
+            configuration,
+            interval=settings.job_poll_interval,
+            patience=settings.worker_lease_duration,
+            events=events,
+            on_freed=self._dispatch.freed,
+            on_changed=self._dispatch.wake,
+        )
+        self._pruner = Pruner(self._maintenance, settings)
+        self._task = asyncio.create_task(self._run())
+
+    def stuck(self, limit: float) -> bool:
+        """True if the dispatch has made no progress for `limit` seconds."""
+        return self._dispatch.stuck(limit)
+
+    def rung(self) -> None:
+        """An enqueue rang."""
+        self._dispatch.wake()
+        self._promoter.wake()
+
+    def changed(self) -> None:
+        """Something was configured: read it again."""
+        self._reaper.wake()
+
+    def freed(self) -> None:
+        """The worker has room."""
+        self._dispatch.freed()
+
+    def done(self, runs: Sequence[Run]) -> None:
+        """These runs are over."""
+        if self._running.remove(runs):
+            self._dispatch.freed()
+
+    async def stop(self) -> None:
+        """End the loops and their sessions."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._dispatch.close()
+        await self._maintenance.close()
+
+    async def _run(self) -> None:
+        while not await self._prepare():
+            await asyncio.sleep(PREPARE_PAUSE)
+        async with asyncio.TaskGroup() as group:
+            for service in (self._dispatch, self._promoter, self._reaper, self._pruner):
+                group.create_task(service.run(), name=service.name)
+
+    async def _prepare(self) -> bool:
+        """Partitions, configuration, what is in flight: before the first dispatch of the term."""
+        try:
+            await self._pruner.create_ahead()
+            async with self._maintenance.connection() as connection:
+                await self._configuration.refresh(connection)
+                found = await db.arun(connection, store.jobs.processing(), self._schema)
+        except PgQueueError as error:
+            logger.warning("cannot begin to lead yet: %s", error)
+            return False
+        now = clock()
+        for one in found:
+            timeout = self._configuration.timeout(one.type, one.timeout)
+            overdue = now - one.seconds + timeout + STALE_GRACE if timeout else None
+            self._running.add((one.id, one.attempt), Running(one.type, one.worker_id, timeout, overdue))
+        return True
+
+    def _due_in(self, seconds: float) -> None:
+        self._promoter.due_in(seconds)

@@ -1,0 +1,239 @@
+"""Who leads: an advisory lock for instant failover, a lease row for the truth, an epoch that fences every write.
+
+      follower --lock free, or lease expired--> leader (epoch + 1) --renews every heartbeat--> leader
+      leader --renewal refused or late, session lost, duties stuck--> follower
+      leader --clean stop--> resigns: row freed, followers told, lock released
+
+Trust: this process holds itself leader until ttl - margin after the *start* of its last good renewal, on a clock
+that counts sleep. That only saves work: what makes two leaders harmless is `fence`, checked inside PostgreSQL by
+every write a leader makes. After any reconnect the row is read again; losing the lock's session is losing the lead.
+A leader frozen inside a fenced transaction holds the row: its sessions are ended first, by its application_name,
+then the row is taken. Renewal is gated on the duties' progress, so a leader whose dispatch is stuck loses the lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from pgqueue import db, store
+from pgqueue.dispatcher.service import Service
+from pgqueue.dispatcher.sessions import Sessions, application_name
+from pgqueue.errors import DatabaseError, DatabaseUnavailableError
+from pgqueue.store import Statement
+from pgqueue.store.statement import Bell, lock_key
+
+logger = logging.getLogger(__name__)
+
+TRUST_MARGIN = 0.5  # seconds; at most a sixth of the lease
+FOLLOWER_PACE = 0.75  # of the heartbeat interval
+FOLLOWER_JITTER = 0.2
+
+
+def clock() -> float:
+    """Seconds on a clock that goes on while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One leadership: what fences its writes."""
+
+    name: str
+    holder_id: UUID
+    epoch: int
+
+    def fence(self) -> Statement[None]:
+        """The first statement of every write of this term."""
+        return store.leader.fence(self.name, self.holder_id, self.epoch)
+
+
+class Leader(Service):
+    """The election of one process for one leader name.
+
+    Args:
+        sessions: makes the session that holds the lock.
+        schema: pgqueue's schema.
+        name: which leader is meant.
+        ttl: the lease, seconds.
+        interval: seconds between renewals.
+        bell: tells the followers of a resignation.
+        stuck: True while the duties make no progress.
+        on_elected: awaited with the new term, once its epoch is committed.
+        on_lost: awaited when this process leads no more.
+    """
+
+    name = "leader election"
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        schema: str,
+        name: str,
+        *,
+        ttl: float,
+        interval: float,
+        bell: Bell,
+        stuck: Callable[[], bool],
+        on_elected: Callable[[Term], Awaitable[None]],
+        on_lost: Callable[[Term, str], Awaitable[None]],
+    ) -> None:
+        super().__init__()
+        self._sessions = sessions
+        self._schema = schema
+        self._leader_name = name
+        self._ttl = ttl
+        self._interval = interval
+        self._bell = bell
+        self._stuck = stuck
+        self._on_elected = on_elected
+        self._on_lost = on_lost
+        self._key = lock_key(schema, name, "lease")
+        self._connection: db.AsyncConnection | None = None
+        self._trusted_until = 0.0
+        self._said: str | None = None
+        self.term: Term | None = None
+
+    @property
+    def is_leading(self) -> bool:
+        """True while this process may hold itself leader."""
+        return self.term is not None and clock() < self._trusted_until
+
+    async def run_once(self) -> float:
+        """Renew or try to be elected; the seconds until the next time."""
+        if self.term is not None:
+            await self._renew(self.term)
+        if self.term is None:
+            await self._campaign()
+        if self.term is not None:
+            return self._interval
+        return self._interval * FOLLOWER_PACE * random.uniform(1 - FOLLOWER_JITTER, 1 + FOLLOWER_JITTER)  # noqa: S311
+
+    def failed(self, error: Exception) -> float:
+        """The session may be gone, and with it the lock: nothing is believed until the row is read again."""
+        logger.warning("leader election error: %s", error)
+        super().failed(error)
+        return self._interval * FOLLOWER_PACE * random.uniform(1 - FOLLOWER_JITTER, 1 + FOLLOWER_JITTER)  # noqa: S311
+
+    async def resign(self) -> None:
+        """Give the lease up, tell the followers, free the lock; duties stop first."""
+        term = self.term
+        if term is not None:
+            await self._lose(term, "it resigned", reconnect=False)
+            try:
+                await self._run(store.leader.resign(term.name, term.holder_id, term.epoch, self._bell))
+            except DatabaseError as error:
+                logger.warning("could not resign, the lease runs out by itself: %s", error)
+        await self.close()
+
+    async def close(self) -> None:
+        """End the session; the lock goes with it."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.close()
+
+    async def _renew(self, term: Term) -> None:
+        started = clock()
+        if self._stuck():
+            await self._lose(term, "its dispatch is stuck")
+            return
+        try:
+            renewed = await self._run(store.leader.renew(term.name, term.holder_id, term.epoch, self._ttl))
+        except DatabaseError as error:
+            lost = (
+                isinstance(error, DatabaseUnavailableError)
+                or self._connection is None
+                or self._connection.closed
+            )
+            if lost or clock() >= self._trusted_until:
+                await self._lose(term, f"its lease could not be renewed: {error}")
+                raise
+            logger.warning("leader election error: %s", error)
+            return
+        if renewed:
+            self._trust(started)
+        else:
+            await self._lose(term, "the lease is another's")
+
+    async def _campaign(self) -> None:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._sessions.leader()
+            await self._run(store.leader.ensure(self._leader_name))
+        started = clock()
+        locked = False
+        if not self._sessions.pooled:
+            locked = await self._run(store.leader.try_lock(self._key))
+        lease = await self._run(store.leader.read_lease(self._leader_name))
+        if not locked:
+            if lease is None or (lease.holder_id is not None and not lease.expired):
+                self._say_standby(lease)
+                return
+            if not self._sessions.pooled and lease.holder_id is None:
+                return  # resigned: the lock comes free in a moment, and with it the lead
+            if lease.holder_id is not None and lease.holder_id != self._sessions.holder_id:
+                ended = await self._run(store.leader.evict(application_name(lease.holder_id)))
+                logger.warning("leader %s is silent; ended %d of its sessions", lease.holder, ended)
+                if not self._sessions.pooled:
+                    locked = await self._run(store.leader.try_lock(self._key))
+        await self._take(started, locked=locked)
+
+    async def _take(self, started: float, *, locked: bool) -> None:
+        holder = f"{socket.gethostname()}:{os.getpid()}"
+        taken = store.leader.take(
+            self._leader_name,
+            self._sessions.holder_id,
+            holder,
+            self._ttl,
+            locked=locked,
+            row_only=self._sessions.pooled,
+        )
+        try:
+            epoch = await self._run(taken)
+        except BaseException:
+            await self._unlock(locked)
+            raise
+        if epoch is None:
+            await self._unlock(locked)
+            return
+        self._trust(started)
+        self.term = Term(self._leader_name, self._sessions.holder_id, epoch)
+        self._said = None
+        logger.info("leader (epoch %d)", epoch)
+        await self._on_elected(self.term)
+
+    def _trust(self, started: float) -> None:
+        self._trusted_until = started + self._ttl - min(TRUST_MARGIN, self._ttl / 6)
+
+    async def _lose(self, term: Term, why: str, *, reconnect: bool = True) -> None:
+        self.term = None
+        self._trusted_until = 0.0
+        logger.warning("leads no more (epoch %d): %s", term.epoch, why)
+        await self._on_lost(term, why)
+        if reconnect:
+            await self.close()
+
+    async def _unlock(self, locked: bool) -> None:
+        if locked and self._connection is not None and not self._connection.closed:
+            await self._run(store.leader.unlock(self._key))
+
+    def _say_standby(self, lease: store.leader.Lease | None) -> None:
+        holder = lease.holder if lease else None
+        if holder != self._said:
+            self._said = holder
+            logger.info("standby, leader is %s (epoch %s)", holder, lease.epoch if lease else "-")
+
+    async def _run(self, statement: Statement[Any]) -> Any:
+        if self._connection is None:
+            raise DatabaseUnavailableError("database unavailable: the leader's session is gone")
+        try:
+            return await db.arun(self._connection, statement, self._schema)
+        except DatabaseUnavailableError:
+            await self.close()
+            raise

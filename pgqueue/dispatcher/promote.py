@@ -1,0 +1,52 @@
+"""Scheduled jobs become pending when due: a timer on the nearest one, so they start within milliseconds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from pgqueue import store
+from pgqueue.dispatcher.leader import clock
+from pgqueue.dispatcher.maintenance import Maintenance
+from pgqueue.dispatcher.service import Service
+from pgqueue.store.jobs import Promoted
+
+logger = logging.getLogger(__name__)
+
+BATCH = 1000
+
+
+class Promoter(Service):
+    """The promotion loop of one term.
+
+    Args:
+        maintenance: fenced writes.
+        poll_interval: seconds; looks at least this often.
+        on_promoted: called with the jobs that became pending.
+    """
+
+    name = "promotion"
+
+    def __init__(
+        self, maintenance: Maintenance, poll_interval: float, on_promoted: Callable[[list[Promoted]], None]
+    ) -> None:
+        super().__init__()
+        self._maintenance = maintenance
+        self._poll_interval = poll_interval
+        self._on_promoted = on_promoted
+        self._next_look = 0.0
+
+    async def run_once(self) -> float:
+        """Promote what is due; the seconds until the next one is."""
+        promoted, due = await self._maintenance.fenced(store.jobs.promote(BATCH), store.jobs.next_due())
+        if promoted:
+            logger.debug("%d jobs: scheduled -> pending", len(promoted))
+            self._on_promoted(promoted)
+        pause = self._poll_interval if due is None else min(self._poll_interval, max(0.001, due))
+        self._next_look = clock() + pause
+        return 0.0 if len(promoted) == BATCH else pause
+
+    def due_in(self, seconds: float) -> None:
+        """A scheduled job is due in this many seconds: look then, if that is sooner than planned."""
+        if clock() + seconds < self._next_look:
+            self.wake()

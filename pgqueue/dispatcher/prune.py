@@ -1,0 +1,59 @@
+"""The history's partitions: made ahead, emptied when their retention is over, dropped when nobody reads them.
+
+TRUNCATE of a day's leaf locks that leaf alone; a DROP may have to wait for a reader of the whole history, so it
+waits 100 ms at most and tries again an hour later. DDL never runs in a fenced transaction: doing it twice is harmless.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from pgqueue import store
+from pgqueue.config import Settings
+from pgqueue.dispatcher.maintenance import Maintenance
+from pgqueue.dispatcher.service import Service
+from pgqueue.errors import DatabaseError, DatabaseUnavailableError
+
+logger = logging.getLogger(__name__)
+
+PARTITION_DAYS = 14
+INTERVAL = 3600.0  # seconds
+
+
+class Pruner(Service):
+    """The partition loop of one term."""
+
+    name = "pruning"
+
+    def __init__(self, maintenance: Maintenance, settings: Settings) -> None:
+        super().__init__()
+        self._maintenance = maintenance
+        self._settings = settings
+
+    async def run_once(self) -> float:
+        """Make the days ahead, empty and drop those that are over; the seconds until the next time."""
+        await self.create_ahead()
+        settings = self._settings
+        expired = await self._maintenance.plain(
+            store.statistics.expired_partitions(
+                settings.database_schema,
+                settings.retention_completed,
+                settings.retention_failed,
+                settings.retention_cancelled,
+            )
+        )
+        for leaf, _day in expired:
+            try:
+                if await self._maintenance.plain(store.statistics.empty_partition(leaf)):
+                    logger.info("history: emptied %s", leaf)
+                await self._maintenance.plain(store.statistics.drop_partition(leaf))
+            except DatabaseUnavailableError:
+                raise
+            except DatabaseError as error:
+                logger.info("history: %s is in use, tried again later: %s", leaf, error)
+        return INTERVAL
+
+    async def create_ahead(self) -> None:
+        """Make every missing day from yesterday to 14 days ahead; before a term's first dispatch."""
+        for state, day in await self._maintenance.plain(store.statistics.missing_partitions(PARTITION_DAYS)):
+            await self._maintenance.plain(store.statistics.create_partition(state, day))

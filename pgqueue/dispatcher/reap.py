@@ -1,0 +1,156 @@
+"""Stale jobs: those of dead workers, those past their time-out; and runs whose end nobody heard of.
+
+One fenced transaction a round: mark expired workers dead, then - a statement later, so that a heartbeat committed
+in between has saved its worker - take their jobs, ask `decide`, write. Needs no handler code. After a takeover it
+reaps nothing for one worker lease: workers that could not beat meanwhile get their chance.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from pgqueue import db, store
+from pgqueue.dispatcher.configuration import Configuration
+from pgqueue.dispatcher.leader import clock
+from pgqueue.dispatcher.maintenance import Maintenance
+from pgqueue.dispatcher.running import RunningSet
+from pgqueue.dispatcher.service import Service
+from pgqueue.events import EventBus, JobsReaped
+from pgqueue.job import Job
+from pgqueue.outcome import JobLostError, JobTimeoutError, Outcome, decide
+from pgqueue.store.jobs import Run
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500
+
+
+class Reaper(Service):
+    """The reaping loop of one term.
+
+    Args:
+        maintenance: fenced writes.
+        schema: pgqueue's schema.
+        running: what is in flight.
+        configuration: attempts and time-outs of the types; re-read here at each round.
+        interval: seconds between rounds.
+        patience: seconds after the takeover before the first worker may be reaped.
+        events: the bus.
+        on_freed: called when runs are over or put back.
+        on_changed: called when types or queues were configured anew.
+    """
+
+    name = "reaping"
+
+    def __init__(
+        self,
+        maintenance: Maintenance,
+        schema: str,
+        running: RunningSet,
+        configuration: Configuration,
+        *,
+        interval: float,
+        patience: float,
+        events: EventBus,
+        on_freed: Callable[[], None],
+        on_changed: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._maintenance = maintenance
+        self._schema = schema
+        self._running = running
+        self._configuration = configuration
+        self._interval = interval
+        self._patience = patience
+        self._reap_from = clock() + patience
+        self._events = events
+        self._on_freed = on_freed
+        self._on_changed = on_changed
+
+    async def run_once(self) -> float:
+        """Repair what is in flight, then reap."""
+        async with self._maintenance.connection() as connection:
+            changed = await self._configuration.refresh(connection)
+        if changed:
+            self._on_changed()
+        await self._hear_late()
+        if clock() >= self._reap_from:
+            await self._reap_workers()
+        await self._reap_overdue()
+        return self._interval
+
+    def failed(self, error: Exception) -> float:
+        """The database was away, so workers could not beat either: wait a lease again."""
+        self._reap_from = clock() + self._patience
+        return super().failed(error)
+
+    async def _hear_late(self) -> None:
+        """Free the slots of runs that are over without our having heard: by primary key, so it costs little."""
+        runs = self._running.runs()
+        if runs:
+            over = await self._maintenance.plain(store.jobs.no_longer_processing(runs))
+            if self._running.remove(over):
+                self._on_freed()
+
+    async def _reap_workers(self) -> None:
+        more = True
+        while more:
+            async with self._maintenance.transaction() as connection:
+                for worker_id, host, pid in await db.arun(
+                    connection, store.workers.mark_dead(), self._schema
+                ):
+                    logger.warning(
+                        "worker %s (%s:%d) is dead: no heartbeat for its lease", worker_id, host, pid
+                    )
+                known = list(self._running.workers())
+                gone = (
+                    await db.arun(connection, store.workers.unknown_or_dead(known), self._schema)
+                    if known
+                    else []
+                )
+                jobs = (
+                    await db.arun(connection, store.jobs.stale_of_workers(gone, BATCH), self._schema)
+                    if gone
+                    else []
+                )
+                if jobs:
+                    await self._decide(connection, jobs, JobLostError("the worker died or lost its lease"))
+                more = len(jobs) == BATCH
+        await self._maintenance.plain(store.workers.forget_dead())
+
+    async def _reap_overdue(self) -> None:
+        overdue = self._running.overdue(clock())[:BATCH]
+        if not overdue:
+            return
+        async with self._maintenance.transaction() as connection:
+            jobs = await db.arun(connection, store.jobs.stale_by_timeout(overdue), self._schema)
+            if jobs:
+                await self._decide(
+                    connection,
+                    jobs,
+                    JobTimeoutError("the run passed its timeout and its worker did not end it"),
+                )
+
+    async def _decide(self, connection: db.AsyncConnection, jobs: Sequence[Job], ending: Exception) -> None:
+        self._configuration.resolve(jobs)
+        now = datetime.now(UTC)
+        outcomes = [decide(job, ending, now=now, where="leader") for job in jobs]
+        workers = list({job.worker_id for job in jobs if job.worker_id is not None})
+        done: list[Run] = []
+        for finished in (True, False):
+            part: list[Outcome] = [outcome for outcome in outcomes if outcome.state.finished is finished]
+            if part:
+                make = store.jobs.finish if finished else store.jobs.put_back
+                written = await db.arun(connection, make(part, workers), self._schema)
+                done += [(outcome.id, outcome.attempt) for outcome in part if outcome.id in written]
+        self._running.remove(done)
+        self._on_freed()
+        counts = Counter(
+            (outcome.state.value, outcome.reason.value if outcome.reason else None) for outcome in outcomes
+        )
+        for (state, reason), number in counts.items():
+            logger.warning("%d stale jobs (%s) are %s", number, reason, state)
+        self._events.emit(JobsReaped(counts))

@@ -1,0 +1,75 @@
+"""What the leader knows to be processing: (id, attempt) of each run, by type and worker. Pure memory, one loop.
+
+Keyed by run, so that a completion heard twice frees one slot once. Rebuilt from the table at each takeover.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from pgqueue.store.jobs import Run
+
+
+@dataclass(slots=True)
+class Running:
+    """One run; `stale_after` is when it is overdue on the leader's clock, `timeout` its seconds; None: never."""
+
+    type: str
+    worker_id: UUID
+    timeout: float | None
+    stale_after: float | None
+
+
+class RunningSet:
+    """The runs in flight."""
+
+    def __init__(self) -> None:
+        self._runs: dict[Run, Running] = {}
+        self._by_type: Counter[str] = Counter()
+
+    def add(self, run: Run, running: Running) -> None:
+        """A job was dispatched."""
+        if run not in self._runs:
+            self._by_type[running.type] += 1
+        self._runs[run] = running
+
+    def remove(self, runs: Iterable[Run]) -> int:
+        """These are over; the number of those that were known."""
+        known = 0
+        for run in runs:
+            running = self._runs.pop(run, None)
+            if running is not None:
+                self._by_type[running.type] -= 1
+                known += 1
+        return known
+
+    def of_type(self, job_type: str) -> int:
+        """How many of this type are in flight."""
+        return self._by_type[job_type]
+
+    def runs(self) -> list[Run]:
+        """All of them."""
+        return list(self._runs)
+
+    def workers(self) -> set[UUID]:
+        """Who runs them."""
+        return {running.worker_id for running in self._runs.values()}
+
+    def overdue(self, now: float) -> list[tuple[int, int, float]]:
+        """Id, attempt and timeout of each run that should have ended by `now`."""
+        return [
+            (*run, running.timeout or 0.0)
+            for run, running in self._runs.items()
+            if running.stale_after is not None and running.stale_after < now
+        ]
+
+    def clear(self) -> None:
+        """Know nothing."""
+        self._runs.clear()
+        self._by_type.clear()
+
+    def __len__(self) -> int:
+        return len(self._runs)

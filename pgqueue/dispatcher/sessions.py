@@ -1,0 +1,126 @@
+"""The dispatcher's own database sessions: each marked with the holder's id, so that a takeover can end them all.
+
+Says what each session is for and how it is set. Behind a transaction pooler nothing is set on a session, because
+it would reach somebody else's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from uuid import UUID
+
+import psycopg
+
+from pgqueue import db
+
+LEASE_STATEMENT_TIMEOUT = 2_000  # milliseconds; a renewal that takes longer has failed
+LOCK_TIMEOUT = 500  # milliseconds a lease statement waits for the row
+DDL_LOCK_TIMEOUT = 100  # milliseconds; DDL that waits longer would hold up completions behind it
+DISPATCH_STATEMENT_TIMEOUT = 30_000  # milliseconds
+
+
+class PoolerMode(Enum):
+    """What sits between a client and the server."""
+
+    DIRECT = "direct"
+    SESSION = "session pooler"
+    TRANSACTION = "transaction pooler"
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """Makes the sessions of one dispatcher."""
+
+    url: str
+    holder_id: UUID
+    lease: float
+    pooled: bool = False
+
+    @property
+    def application_name(self) -> str:
+        """What every session of this holder is called."""
+        return application_name(self.holder_id)
+
+    async def plain(self) -> db.AsyncConnection:
+        """A session with nothing set: completions set their own."""
+        return await self._open()
+
+    async def leader(self) -> db.AsyncConnection:
+        """The one that holds the lock: the server ends it when it is silent for a lease."""
+        return await self._open(
+            f"idle_session_timeout = {int(self.lease * 1000)}",
+            f"statement_timeout = {LEASE_STATEMENT_TIMEOUT}",
+            f"lock_timeout = {LOCK_TIMEOUT}",
+            "idle_in_transaction_session_timeout = 1000",
+            "synchronous_commit = on",
+        )
+
+    async def dispatch(self) -> db.AsyncConnection:
+        """Leader writes: one plan whatever the statistics, and no frozen transaction in a successor's way."""
+        return await self._open(
+            "enable_seqscan = off",
+            "enable_bitmapscan = off",
+            "enable_sort = off",
+            f"statement_timeout = {DISPATCH_STATEMENT_TIMEOUT}",
+            "idle_in_transaction_session_timeout = 1000",
+        )
+
+    async def bell(self) -> db.AsyncConnection:
+        """May wait as long as an enqueuer's transaction lasts."""
+        return await self._open("statement_timeout = 0", "lock_timeout = 0")
+
+    async def maintenance(self) -> db.AsyncConnection:
+        """Promotion, reaping, partitions."""
+        return await self._open(
+            "enable_seqscan = off",
+            f"lock_timeout = {DDL_LOCK_TIMEOUT}",
+            f"statement_timeout = {DISPATCH_STATEMENT_TIMEOUT}",
+            "idle_in_transaction_session_timeout = 1000",
+        )
+
+    async def _open(self, *settings: str) -> db.AsyncConnection:
+        connection = await db.aconnect(
+            self.url, purpose=self.application_name, prepare_threshold=None if self.pooled else 0
+        )
+        if not self.pooled:
+            with db.translated():
+                for setting in settings:
+                    await connection.execute(f"SET {setting}".encode())
+        return connection
+
+
+def application_name(holder_id: UUID) -> str:
+    """The name of a holder's sessions, in pg_stat_activity."""
+    return f"pgqueue/{holder_id}"
+
+
+async def probe(url: str) -> PoolerMode:
+    """Find out whether a pooler is in between.
+
+    The server's process id from the handshake is the pooler's own invention where there is one. A transaction held
+    open on a second connection then takes the first one's server process away, if the pooler lends by transaction.
+    """
+    first = await db.aconnect(url, purpose="pgqueue probe", prepare_threshold=None)
+    try:
+        if await _backend(first) == first.info.backend_pid:
+            return PoolerMode.DIRECT
+        second = await db.aconnect(url, purpose="pgqueue probe", prepare_threshold=None)
+        try:
+            before = await _backend(first)
+            async with second.transaction():
+                other = await _backend(second)
+                after = await _backend(first)
+        finally:
+            await second.close()
+        return PoolerMode.SESSION if before == after and other != before else PoolerMode.TRANSACTION
+    finally:
+        await first.close()
+
+
+async def _backend(connection: psycopg.AsyncConnection[object]) -> int:
+    with db.translated():
+        cursor = await connection.execute(b"SELECT pg_backend_pid()", prepare=False)
+        row = await cursor.fetchone()
+    assert isinstance(row, tuple)  # noqa: S101 - the default row factory
+    return int(row[0])

@@ -1,0 +1,123 @@
+"""Every error pgqueue raises; the one place to look them up.
+
+    PgQueueError
+    ├── ConfigurationError (ValueError)      exit 2: a setting, flag or file is wrong; names key, value, rule
+    ├── InvalidArgumentError (ValueError)    exit 2: a call's argument breaks a rule; names value and rule
+    │   ├── InvalidNameError                 a queue, type or schema name
+    │   ├── InvalidPayloadError              `.path` names the place in the payload
+    │   └── UnsupportedConnectionError       a connection or driver pgqueue cannot enqueue on
+    ├── DatabaseError                        exit 1: the server refused a statement
+    │   ├── DatabaseUnavailableError         exit 3: no connection, or it was lost
+    │   ├── EnqueueUncertainError            a COMMIT got no answer: the job may or may not exist
+    │   └── SchemaError                      exit 4: schema missing, old, or too new; names the command
+    ├── EmbeddedServerError                  exit 3: the embedded PostgreSQL could not be run
+    ├── JobNotFoundError (LookupError)       exit 5
+    ├── ConflictError                        exit 6: the state of things forbids it
+    ├── WaitTimeoutError (TimeoutError)      exit 7
+    ├── NotLeaderError                       a fenced write was refused: this process does not lead (any more)
+    ├── UnknownJobTypeError                  a job's type has no executor here
+    └── WorkspaceError                       workspace or session set-up failed; the job fails with it
+
+Messages say what happened, name the value, and say the rule or the remedy. Passwords never appear in them.
+"""
+
+from __future__ import annotations
+
+
+class PgQueueError(Exception):
+    """Base of every error that pgqueue raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigurationError(PgQueueError, ValueError):
+    """A setting, flag or file is wrong."""
+
+    exit_code = 2
+
+
+class InvalidArgumentError(PgQueueError, ValueError):
+    """An argument of a call breaks a stated rule; nothing was done."""
+
+    exit_code = 2
+
+
+class InvalidNameError(InvalidArgumentError):
+    """A queue, type, leader or schema name breaks the naming rule."""
+
+
+class InvalidPayloadError(InvalidArgumentError):
+    """A payload cannot be stored as a JSON object.
+
+    Attributes:
+        path: where in the payload, as `$.key[0]`; `$` is the payload itself.
+    """
+
+    def __init__(self, message: str, *, path: str = "$") -> None:
+        super().__init__(f"{message} (at {path})")
+        self.path = path
+
+
+class UnsupportedConnectionError(InvalidArgumentError):
+    """The connection given to enqueue is of a kind or driver that pgqueue does not speak."""
+
+
+class DatabaseError(PgQueueError):
+    """The server refused a statement."""
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """No connection to the database could be made, or it was lost."""
+
+    exit_code = 3
+
+
+class EnqueueUncertainError(DatabaseError):
+    """The connection broke while an enqueue committed: the job may or may not exist.
+
+    pgqueue never repeats such an enqueue by itself; repeat it with a `unique_key` to make that safe.
+    """
+
+    exit_code = 3
+
+
+class SchemaError(DatabaseError):
+    """pgqueue's schema is missing, older than this code needs, or too new for it."""
+
+    exit_code = 4
+
+
+class EmbeddedServerError(PgQueueError):
+    """The embedded PostgreSQL could not be found, started or stopped."""
+
+    exit_code = 3
+
+
+class JobNotFoundError(PgQueueError, LookupError):
+    """No job has this id, neither in the hot table nor in the history."""
+
+    exit_code = 5
+
+
+class ConflictError(PgQueueError):
+    """The state of things forbids what was asked."""
+
+    exit_code = 6
+
+
+class WaitTimeoutError(PgQueueError, TimeoutError):
+    """What was waited for did not happen in time."""
+
+    exit_code = 7
+
+
+class NotLeaderError(PgQueueError):
+    """A fenced write was refused: this process does not hold the lease (any more)."""
+
+
+class UnknownJobTypeError(PgQueueError):
+    """A job's type has no executor here."""
+
+
+class WorkspaceError(PgQueueError):
+    """A workspace or session could not be set up."""

@@ -1,0 +1,174 @@
+"""`Inspector`: the one read-only look-up service that CLI, web and metrics read. Writes nothing.
+
+Keeps one connection, made at first use and made again when it was lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pgqueue import db, locate, store, validation
+from pgqueue.config import Settings
+from pgqueue.errors import DatabaseUnavailableError, InvalidArgumentError, JobNotFoundError
+from pgqueue.job import Job, JobState
+from pgqueue.schema import SCHEMA_LEVEL
+from pgqueue.store import Statement
+from pgqueue.store.leader import LeaderInfo
+from pgqueue.store.statistics import Overview
+from pgqueue.store.workers import QueueConfig, TypeConfig, WorkerInfo
+
+T = TypeVar("T")
+MAX_PAGE = 500
+
+
+class Inspector:
+    """What is in the queue and who works on it.
+
+    Args:
+        database_url: `postgresql://…`; None: the settings', else the embedded server.
+        settings: read from pgqueue.toml and PGQUEUE_* if None.
+
+    Raises (from every method):
+        DatabaseUnavailableError, SchemaError, DatabaseError.
+    """
+
+    def __init__(self, database_url: str | None = None, *, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
+        self._url = database_url
+        self._schema = self._settings.database_schema
+        self._connection: db.Connection | None = None
+        self._lock = threading.Lock()
+
+    def job(self, job_id: int) -> Job:
+        """One job, live or finished; JobNotFoundError without."""
+        found = self._run(store.jobs.get(validation.check_integer(job_id, "job id", 1, 2**63 - 1)))
+        if found is None:
+            raise JobNotFoundError(f"there is no job {job_id}")
+        return found
+
+    def jobs(
+        self,
+        *,
+        state: str | None = None,
+        job_type: str | None = None,
+        queue: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> Sequence[Job]:
+        """Jobs, newest first; the next page is `before` the last one's id.
+
+        Raises:
+            InvalidArgumentError: no such state, or a limit outside 1 to 500.
+        """
+        if state is not None and state not in set(JobState):
+            raise InvalidArgumentError(f"invalid state {state!r}: must be one of {', '.join(JobState)}")
+        validation.check_integer(limit, "limit", 1, MAX_PAGE)
+        return self._run(
+            store.jobs.list_jobs(state=state, job_type=job_type, queue=queue, before=before, limit=limit)
+        )
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state, and `retrying`: those scheduled after an error or a loss."""
+        return {**self._run(store.statistics.counts()), "retrying": self.overview().retrying}
+
+    def overview(self) -> Overview:
+        """Retrying jobs, the oldest pending job's age in seconds, completions of the last minute."""
+        return self._run(store.statistics.overview())
+
+    def types(self) -> list[dict[str, Any]]:
+        """Every type declared, configured or present, with its limit in force and its live jobs by state."""
+        configs = {config.type: config for config in self._run(store.workers.read_types())}
+        live: dict[str, dict[str, int]] = {}
+        for job_type, _queue, state, number in self._run(store.statistics.by_type()):
+            states = live.setdefault(job_type, {})
+            states[state] = states.get(state, 0) + number
+        served = {name for worker in self.workers() if not worker.dead for name in worker.types}
+        return [
+            {
+                "type": name,
+                "limit": config.limit if config else None,
+                "limit_from": _limit_source(config),
+                "max_attempts": config.max_attempts if config else None,
+                "timeout": config.timeout if config else None,
+                "has_executor": name in served,
+                **{
+                    state.value: live.get(name, {}).get(state.value, 0)
+                    for state in JobState
+                    if not state.finished
+                },
+            }
+            for name in sorted(configs.keys() | live.keys())
+            for config in [configs.get(name)]
+        ]
+
+    def queues(self) -> list[dict[str, Any]]:
+        """Every queue configured or present, with its live jobs by state."""
+        configs = {config.name: config for config in self._run(store.workers.read_queues())}
+        live: dict[str, dict[str, int]] = {}
+        for _type, queue, state, number in self._run(store.statistics.by_type()):
+            states = live.setdefault(queue, {})
+            states[state] = states.get(state, 0) + number
+        return [
+            {
+                "queue": name,
+                "weight": configs.get(name, QueueConfig(name, 10, False, "default")).weight,
+                **{
+                    state.value: live.get(name, {}).get(state.value, 0)
+                    for state in JobState
+                    if not state.finished
+                },
+            }
+            for name in sorted(configs.keys() | live.keys())
+        ]
+
+    def workers(self) -> list[WorkerInfo]:
+        """Every worker that is alive or died within a day."""
+        return self._run(store.workers.list_workers())
+
+    def leader(self) -> list[LeaderInfo]:
+        """Every lease: who leads, since when, in which epoch."""
+        return self._run(store.leader.show())
+
+    def close(self) -> None:
+        """Give the connection back; harmless twice."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, statement: Statement[T]) -> T:
+        with self._lock:
+            if self._connection is not None:
+                try:
+                    return db.run(self._connection, statement, self._schema)
+                except DatabaseUnavailableError:
+                    self._connection.close()
+                    self._connection = None
+            self._connection = self._connected()
+            return db.run(self._connection, statement, self._schema)
+
+    def _connected(self) -> db.Connection:
+        connection = db.connect(locate.locate(self._settings, self._url).url, autocommit=True)
+        try:
+            db.check_schema(db.read_schema_level(connection, self._schema), SCHEMA_LEVEL)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _limit_source(config: TypeConfig | None) -> str:
+    if config is None or (config.limit is None and config.operator_max_concurrency is None):
+        return "none"
+    return "code" if config.operator_max_concurrency is None else "operator"

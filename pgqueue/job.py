@@ -1,0 +1,232 @@
+"""A job, its states and the moves between them. Pure: no I/O, no clock.
+
+Owns the vocabulary that the table, the API and the CLI share (docs/state_machine.md draws it; a test compares).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import IntEnum, StrEnum
+from typing import Any
+from uuid import UUID
+
+from pgqueue import validation
+from pgqueue.errors import InvalidArgumentError
+
+DEFAULT_QUEUE = "default"
+DEFAULT_MAX_ATTEMPTS = 1
+MIN_PRIORITY, MAX_PRIORITY = -32_768, 32_767  # smallint
+MAX_ATTEMPTS_LIMIT = 1_000_000
+
+
+class JobState(StrEnum):
+    """Where a job stands; the labels of the database's enum."""
+
+    SCHEDULED = "scheduled"
+    WAITING = "waiting"
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        """True for the three states no job ever leaves."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.SCHEDULED: frozenset({JobState.PENDING, JobState.CANCELLED}),
+    JobState.WAITING: frozenset({JobState.PENDING, JobState.SCHEDULED, JobState.CANCELLED}),
+    JobState.PENDING: frozenset(
+        {JobState.PROCESSING, JobState.WAITING, JobState.SCHEDULED, JobState.FAILED, JobState.CANCELLED}
+    ),
+    JobState.PROCESSING: frozenset(
+        {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.SCHEDULED, JobState.PENDING}
+    ),
+    JobState.COMPLETED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+"""Every legal move; a state with none is a sink for every writer."""
+
+LIVE_STATES = tuple(state for state in JobState if TRANSITIONS[state])
+FINISHED_STATES = tuple(state for state in JobState if not TRANSITIONS[state])
+
+
+class Reason(StrEnum):
+    """Why a job ended as it did, or was put back; each is counted apart."""
+
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    LOST = "lost"
+    CANCELLED = "cancelled"
+    SHUTDOWN = "shutdown"
+    INVALID_PAYLOAD = "invalid_payload"
+    UNKNOWN_TYPE = "unknown_type"
+
+
+class Priority(IntEnum):
+    """Names for common priorities; any integer from -32 768 to 32 767 will do. The lower runs first."""
+
+    CRITICAL = -20
+    HIGH = -10
+    NORMAL = 0
+    LOW = 10
+
+
+@dataclass(slots=True)
+class Job:
+    """One job as a row of `jobs` or `finished_jobs` shows it.
+
+    `max_attempts` and `timeout` (seconds) are None while the job leaves them to its type; a handler sees the
+    resolved values. `existing` is True where an enqueue found a live job with the same unique key instead.
+    """
+
+    id: int
+    type: str
+    payload: dict[str, Any]
+    queue: str = DEFAULT_QUEUE
+    state: JobState = JobState.PENDING
+    priority: int = 0
+    attempt: int = 0
+    max_attempts: int | None = None
+    released: int = 0
+    timeout: float | None = None
+    run_at: datetime | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    worker_id: UUID | None = None
+    epoch: int | None = None
+    unique_key: str | None = None
+    concurrency_key: str | None = None
+    reason: str | None = None
+    result: Any = None
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    existing: bool = False
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """True if this run is the last that `max_attempts` allows; released runs do not count."""
+        return self.attempt - self.released >= (self.max_attempts or DEFAULT_MAX_ATTEMPTS)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The job as plain JSON values: what `--json` prints."""
+        record = dataclasses.asdict(self)
+        for name, value in record.items():
+            if isinstance(value, datetime):
+                record[name] = value.isoformat()
+            elif isinstance(value, UUID):
+                record[name] = str(value)
+        return record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What `enqueue` may be told besides type and payload; None leaves it to the job's type or the default."""
+
+    queue: str | None = None
+    priority: int | None = None
+    max_attempts: int | None = None
+    delay: float | timedelta | None = None
+    run_at: datetime | None = None
+    timeout: float | timedelta | None = None
+    unique_key: str | None = None
+    concurrency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be enqueued: `enqueue`'s arguments as a value, for `enqueue_many` and `enqueue_stream`."""
+
+    type: str
+    payload: object = None
+    queue: str | None = None
+    priority: int | None = None
+    delay: float | timedelta | None = None
+    run_at: datetime | None = None
+    max_attempts: int | None = None
+    timeout: float | timedelta | None = None
+    unique_key: str | None = None
+    concurrency_key: str | None = None
+    options: JobOptions | None = None
+
+
+@dataclass(slots=True)
+class EncodedJob:
+    """A `NewJob` that passed every check: the values as the insert sends them."""
+
+    type: str
+    queue: str
+    priority: int
+    payload: dict[str, Any]
+    payload_text: str
+    delay: float | None
+    run_at: datetime | None
+    max_attempts: int | None
+    timeout: float | None
+    unique_key: str | None
+    concurrency_key: str | None
+
+    @property
+    def unique_hash(self) -> bytes | None:
+        """What the unique index holds: 32 bytes of type and key, however long the key."""
+        if self.unique_key is None:
+            return None
+        return hashlib.sha256(f"{self.type}\0{self.unique_key}".encode()).digest()
+
+
+def encode(new: NewJob, *, max_payload_bytes: int = validation.MAX_PAYLOAD_BYTES) -> EncodedJob:
+    """Check `new` and fill in the defaults that are not the type's to give.
+
+    Raises:
+        InvalidArgumentError, InvalidNameError, InvalidPayloadError: a value breaks a rule.
+    """
+    if not isinstance(new, NewJob):
+        raise InvalidArgumentError(f"{validation.shorten(new)} is not a NewJob")
+    options = new.options or _NO_OPTIONS
+    queue = _first(new.queue, options.queue)
+    priority = _first(new.priority, options.priority)
+    delay = _first(new.delay, options.delay)
+    run_at = _first(new.run_at, options.run_at)
+    max_attempts = _first(new.max_attempts, options.max_attempts)
+    timeout = _first(new.timeout, options.timeout)
+    unique_key = _first(new.unique_key, options.unique_key)
+    concurrency_key = _first(new.concurrency_key, options.concurrency_key)
+    if delay is not None and run_at is not None:
+        raise InvalidArgumentError(
+            "both delay and run_at are given: a job has one due time, give one of them"
+        )
+    payload = validation.payload_object(new.payload)
+    return EncodedJob(
+        type=validation.check_name(new.type, "job type"),
+        queue=DEFAULT_QUEUE if queue is None else validation.check_name(queue, "queue"),
+        priority=0
+        if priority is None
+        else validation.check_integer(priority, "priority", MIN_PRIORITY, MAX_PRIORITY),
+        payload=payload,
+        payload_text=validation.encode_payload(payload, max_payload_bytes),
+        delay=None if delay is None else validation.check_seconds(delay, "delay"),
+        run_at=None if run_at is None else validation.check_aware(run_at, "run_at"),
+        max_attempts=None
+        if max_attempts is None
+        else validation.check_integer(max_attempts, "max_attempts", 1, MAX_ATTEMPTS_LIMIT),
+        timeout=None if timeout is None else validation.check_seconds(timeout, "timeout"),
+        unique_key=None if unique_key is None else validation.check_key(unique_key, "unique_key"),
+        concurrency_key=None
+        if concurrency_key is None
+        else validation.check_key(concurrency_key, "concurrency_key"),
+    )
+
+
+_NO_OPTIONS = JobOptions()
+
+
+def _first(own: Any, option: Any) -> Any:
+    return option if own is None else own

@@ -1,0 +1,235 @@
+"""`AsyncQueue`: `Queue`'s names, awaited, for one event loop.
+
+Connects at first use, never at construction. What the two share is in queue.py and store/operations.py; a test
+holds their names and signatures equal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pgqueue import callers, db, locate, store
+from pgqueue.errors import DatabaseUnavailableError
+from pgqueue.job import Job, JobOptions, NewJob
+from pgqueue.payloads import JOB_TYPE_SESSION_INIT, JOB_TYPE_WORKSPACE_INIT
+from pgqueue.queue import (
+    Delay,
+    QueueBase,
+    Repeat,
+    check_id,
+    check_repeat,
+    log_enqueued,
+    log_enqueued_many,
+    session_init_payload,
+    workspace_init_payload,
+)
+from pgqueue.schema import SCHEMA_LEVEL
+from pgqueue.store import operations
+from pgqueue.store.operations import Operation
+
+T = TypeVar("T")
+
+
+class AsyncQueue(QueueBase):
+    """A client of the queue, for one event loop.
+
+    Args:
+        database_url: `postgresql://…`; None: the settings', else the embedded server.
+        settings: read from pgqueue.toml and PGQUEUE_* if None.
+        max_payload_bytes: largest payload; None: the settings' (1 MiB).
+
+    Raises (from every method that talks to the database):
+        DatabaseUnavailableError, SchemaError, DatabaseError.
+    """
+
+    def __init__(self, database_url: str | None = None, **options: Any) -> None:
+        super().__init__(database_url, **options)
+        self._pool: Any = None
+        self._opening = asyncio.Lock()
+
+    async def enqueue(
+        self,
+        job_type: str,
+        payload: object = None,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: Delay = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        timeout: Delay = None,
+        unique_key: str | None = None,
+        concurrency_key: str | None = None,
+        options: JobOptions | None = None,
+        connection: object = None,
+    ) -> Job:
+        """Make a job; it exists when the transaction it is in commits.
+
+        Args:
+            job_type: the type's name; no handler is needed here.
+            payload: a JSON object: dict, pydantic model or dataclass; None is {}.
+            queue: the queue's name; None: "default".
+            priority: -32 768 to 32 767, the lower runs first; None: 0.
+            delay: seconds (or timedelta) until it may run.
+            run_at: an aware datetime from which it may run; not together with delay.
+            max_attempts: how often it is tried; None: the type's.
+            timeout: seconds a run may take, 0 for no limit; None: the type's.
+            unique_key: while a live job of this type has this key, that job is returned instead (`job.existing`).
+            concurrency_key: what jobs of one customer, tenant or resource share.
+            options: the same as a value; keywords beat it.
+            connection: the caller's psycopg AsyncConnection or SQLAlchemy AsyncConnection or AsyncSession; None: one of pgqueue's
+                own, committed at once.
+
+        Raises:
+            InvalidArgumentError, InvalidNameError, InvalidPayloadError: nothing was sent.
+            UnsupportedConnectionError: the connection is of no kind pgqueue speaks.
+            EnqueueUncertainError: the connection broke during the commit.
+        """
+        new = self._encode(
+            NewJob(
+                job_type,
+                payload,
+                queue,
+                priority,
+                delay,
+                run_at,
+                max_attempts,
+                timeout,
+                unique_key,
+                concurrency_key,
+                options,
+            )
+        )
+        repeat = Repeat.ALWAYS if new.unique_key else Repeat.IF_ANSWERED
+        job = await self._run(
+            lambda _copy: operations.enqueue(new, self.bell),
+            connection,
+            repeat=repeat,
+            writes=True,
+            single=new.unique_key is None,
+        )
+        log_enqueued(job)
+        return job
+
+    async def enqueue_many(self, jobs: Iterable[NewJob], *, connection: object = None) -> list[Job]:
+        """Make all of `jobs` in one transaction, or none; the result is in their order."""
+        batch = [self._encode(new) for new in jobs]
+        if not batch:
+            return []
+        repeat = Repeat.ALWAYS if all(new.unique_key for new in batch) else Repeat.IF_ANSWERED
+        done = await self._run(
+            lambda copy: operations.enqueue_many(batch, self.bell, copy=copy),
+            connection,
+            repeat=repeat,
+            writes=True,
+        )
+        log_enqueued_many(len(done))
+        return done
+
+    async def enqueue_stream(self, jobs: Iterable[NewJob], *, connection: object = None) -> int:
+        """Make every job of an iterable in one transaction and constant memory; the number that went in."""
+        stream = (self._encode(new) for new in jobs)
+        count = await self._run(
+            lambda copy: operations.enqueue_stream(stream, self.bell, copy=copy),
+            connection,
+            repeat=Repeat.NEVER,
+            writes=True,
+        )
+        log_enqueued_many(count)
+        return count
+
+    async def enqueue_workspace_init(self, workspace_id: str, **options: Any) -> Job:
+        """Enqueue `workspace_init` {"workspaceId": workspace_id}; options as in `enqueue`."""
+        return await self.enqueue(JOB_TYPE_WORKSPACE_INIT, workspace_init_payload(workspace_id), **options)
+
+    async def enqueue_session_init(
+        self, session_id: str, workspace_id: str | None = None, **options: Any
+    ) -> Job:
+        """Enqueue `session_init` {"sessionId": session_id, "workspaceId": …}; options as in `enqueue`."""
+        return await self.enqueue(
+            JOB_TYPE_SESSION_INIT, session_init_payload(session_id, workspace_id), **options
+        )
+
+    async def get(self, job_id: int) -> Job:
+        """The job, live or finished.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+        """
+        number = check_id(job_id)
+        return await self._run(lambda _copy: operations.get(number), single=True)
+
+    async def cancel(self, job_id: int) -> bool:
+        """End a job that has not started: True; False if it is finished.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+            ConflictError: it is processing.
+        """
+        number = check_id(job_id)
+        return await self._run(lambda _copy: operations.cancel(number), repeat=Repeat.NEVER)
+
+    async def counts(self) -> dict[str, int]:
+        """How many jobs are in each state; every state is there."""
+        return await self._run(lambda _copy: operations.one(store.statistics.counts()), single=True)
+
+    async def close(self) -> None:
+        """Give the connections back; harmless twice."""
+        self._closed = True
+        async with self._opening:
+            if self._pool is not None:
+                await self._pool.close()
+                self._pool = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(
+        self,
+        operation: Callable[[bool], Operation[T]],
+        connection: object = None,
+        *,
+        repeat: Repeat = Repeat.ALWAYS,
+        writes: bool = False,
+        single: bool = False,
+    ) -> T:
+        """Run `operation` on the caller's connection or a pooled one; `single`: one statement, its own transaction."""
+        self._check_open()
+        if connection is not None:
+            return await callers.arun_on(connection, operation, self.schema, self._notify_commit)
+        pool = await self._opened()
+        try:
+            result = await self._run_pooled(pool, operation, single=single)
+        except DatabaseUnavailableError as error:
+            check_repeat(error, repeat)
+            result = await self._run_pooled(pool, operation, single=single)
+        if writes:
+            self._notify_commit()
+        return result
+
+    async def _run_pooled(self, pool: Any, operation: Callable[[bool], Operation[T]], *, single: bool) -> T:
+        async with db.apooled(pool) as own:
+            if single:
+                return await callers.adrive(own, operation(True), self.schema)
+            with db.translated():
+                async with own.transaction():
+                    return await callers.adrive(own, operation(True), self.schema)
+
+    async def _opened(self) -> Any:
+        if self._pool is None:
+            async with self._opening:
+                if self._pool is None:
+                    url = (await asyncio.to_thread(locate.locate, self.settings, self._url)).url
+                    async with await db.aconnect(url) as connection:
+                        db.check_schema(await db.aread_schema_level(connection, self.schema), SCHEMA_LEVEL)
+                    self._pool = await db.make_async_pool(url)
+        return self._pool

@@ -1,0 +1,138 @@
+"""pgqueue's tables as SQLAlchemy sees them: Alembic's target and nothing else; no queries.
+
+`alembic check` compares this with what the revisions in migrations/ made. Day partitions, functions and the
+enum's labels are the revisions' own and are not compared.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+from pgqueue.job import JobState
+
+SCHEMA_LEVEL = 1
+"""The revision number this code needs; an older schema gives exit code 4."""
+VERSION_TABLE = "pgqueue_alembic_version"
+
+_UTC = sa.DateTime(timezone=True)
+
+
+def tables(schema: str = "pgqueue") -> sa.MetaData:
+    """All tables, in `schema`."""
+    metadata = sa.MetaData(schema=schema)
+    state = pg.ENUM(*[state.value for state in JobState], name="job_state", schema=schema, create_type=False)
+
+    def job_columns() -> list[sa.Column[object]]:
+        return [
+            sa.Column("created_at", _UTC, nullable=False, server_default=sa.text("clock_timestamp()")),
+            sa.Column("run_at", _UTC, nullable=False, server_default=sa.text("clock_timestamp()")),
+            sa.Column("started_at", _UTC),
+            sa.Column("finished_at", _UTC),
+            sa.Column("epoch", sa.BigInteger),
+            sa.Column("timeout", pg.DOUBLE_PRECISION),
+            sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+            sa.Column("max_attempts", sa.Integer),
+            sa.Column("released", sa.Integer, nullable=False, server_default="0"),
+            sa.Column("priority", sa.SmallInteger, nullable=False, server_default="0"),
+            sa.Column("state", state, nullable=False, server_default="pending"),
+            sa.Column("worker_id", sa.Uuid),
+            sa.Column("type", sa.Text, nullable=False),
+            sa.Column("queue", sa.Text, nullable=False, server_default="default"),
+            sa.Column("unique_key", sa.Text),
+            sa.Column("unique_hash", pg.BYTEA),
+            sa.Column("concurrency_key", sa.Text),
+            sa.Column("reason", sa.Text),
+            sa.Column("payload", pg.JSONB, nullable=False, server_default=sa.text("'{}'")),
+            sa.Column("result", pg.JSONB),
+            sa.Column("errors", pg.JSONB),
+        ]
+
+    jobs = sa.Table(
+        "jobs",
+        metadata,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        *job_columns(),
+    )
+    pending, processing, scheduled = (
+        sa.text(f"state = '{label}'::{schema}.job_state") for label in ("pending", "processing", "scheduled")
+    )
+    sa.Index(
+        "jobs_lane",
+        jobs.c.queue,
+        jobs.c.type,
+        jobs.c.priority,
+        jobs.c.run_at,
+        jobs.c.id,
+        postgresql_where=pending,
+    )
+    sa.Index("jobs_processing", jobs.c.worker_id, postgresql_where=processing)
+    sa.Index("jobs_scheduled", jobs.c.run_at, postgresql_where=scheduled)
+    sa.Index("jobs_unique", jobs.c.unique_hash, unique=True, postgresql_where=jobs.c.unique_hash.isnot(None))
+
+    finished = sa.Table(
+        "finished_jobs", metadata, sa.Column("id", sa.BigInteger, nullable=False), *job_columns()
+    )
+    finished.c.finished_at.nullable = False
+    for name in ("state", "created_at", "run_at", "attempt", "released", "priority", "queue", "payload"):
+        finished.c[name].server_default = None
+    sa.Index("finished_jobs_id", finished.c.id)
+
+    sa.Table(
+        "leader", metadata,
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("holder_id", sa.Uuid),
+        sa.Column("holder", sa.Text),
+        sa.Column("backend_pid", sa.Integer),
+        sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("row_only", sa.Boolean, nullable=False, server_default=sa.text("false")),
+        sa.Column("acquired_at", _UTC),
+        sa.Column("expires_at", _UTC, nullable=False, server_default=sa.text("'-infinity'")),
+    )  # fmt: skip
+    sa.Table(
+        "workers", metadata,
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("host", sa.Text, nullable=False),
+        sa.Column("pid", sa.Integer, nullable=False),
+        sa.Column("version", sa.Text, nullable=False),
+        sa.Column("concurrency", sa.Integer, nullable=False),
+        sa.Column("types", pg.ARRAY(sa.Text), nullable=False),
+        sa.Column("started_at", _UTC, nullable=False),
+        sa.Column("heartbeat_at", _UTC, nullable=False),
+        sa.Column("expires_at", _UTC, nullable=False),
+        sa.Column("dead", sa.Boolean, nullable=False, server_default=sa.text("false")),
+    )  # fmt: skip
+    sa.Table(
+        "job_types", metadata,
+        sa.Column("type", sa.Text, primary_key=True),
+        sa.Column("max_concurrency", sa.Integer),
+        sa.Column("max_attempts", sa.Integer),
+        sa.Column("timeout", pg.DOUBLE_PRECISION),
+        sa.Column("declared_at", _UTC),
+        sa.Column("operator_max_concurrency", sa.Integer),
+        sa.Column("operator_changed_at", _UTC),
+        sa.Column("operator_changed_by", sa.Text),
+    )  # fmt: skip
+    sa.Table(
+        "queues", metadata,
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("weight", sa.Integer, nullable=False, server_default="10"),
+        sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.text("false")),
+        sa.Column("leader", sa.Text, nullable=False, server_default="default"),
+    )  # fmt: skip
+    sa.Table(
+        "audit", metadata,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("at", _UTC, nullable=False, server_default=sa.text("clock_timestamp()")),
+        sa.Column("actor", sa.Text, nullable=False),
+        sa.Column("action", sa.Text, nullable=False),
+        sa.Column("subject", sa.Text),
+        sa.Column("details", pg.JSONB),
+    )  # fmt: skip
+    sa.Table(
+        "revisions", metadata,
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("serves_code_from", sa.Integer, nullable=False),
+        sa.Column("applied_at", _UTC, nullable=False, server_default=sa.text("clock_timestamp()")),
+    )  # fmt: skip
+    return metadata

@@ -1,0 +1,69 @@
+-- The lease row is the truth; the advisory lock makes failover instant; every leader write runs behind `fence`.
+
+-- name: ensure
+-- The row of this leader name; never deleted, so that its epoch never falls.
+INSERT INTO pgqueue.leader (name) VALUES (%(name)s) ON CONFLICT DO NOTHING
+
+-- name: try_lock
+-- The session advisory lock: free as soon as the holder's session is gone.
+SELECT pg_try_advisory_lock(%(lock_class)s, %(lock_key)s)
+
+-- name: unlock
+SELECT pg_advisory_unlock(%(lock_class)s, %(lock_key)s)
+
+-- name: read_lease
+-- Read without locking: a leader frozen inside a fenced transaction holds the row.
+SELECT holder_id, holder, epoch, expires_at <= clock_timestamp(), row_only FROM pgqueue.leader WHERE name = %(name)s
+
+-- name: evict
+-- End every session of the holder whose lease ran out, each of which carries its id in application_name.
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE application_name = %(application_name)s AND pid <> pg_backend_pid()
+
+-- name: take
+-- Become leader. With the lock the holder's session is gone, so its lease need not have ended -
+-- except one held by row alone (behind a pooler), which has no session to lose.
+UPDATE pgqueue.leader
+SET holder_id = %(holder_id)s, holder = %(holder)s, backend_pid = pg_backend_pid(), epoch = epoch + 1,
+    row_only = %(row_only)s, acquired_at = clock_timestamp(),
+    expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
+WHERE name = %(name)s
+  AND (expires_at <= clock_timestamp() OR holder_id IS NULL OR (%(locked)s AND NOT row_only))
+RETURNING epoch
+
+-- name: renew
+-- No row: not leader any more, at once.
+UPDATE pgqueue.leader SET expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
+WHERE name = %(name)s AND holder_id = %(holder_id)s AND epoch = %(epoch)s AND expires_at > clock_timestamp()
+RETURNING epoch
+
+-- name: resign
+-- Give the lease up; the followers are told when this commits.
+WITH gone AS (
+  UPDATE pgqueue.leader SET holder_id = NULL, holder = NULL, expires_at = '-infinity'
+  WHERE name = %(name)s AND holder_id = %(holder_id)s AND epoch = %(epoch)s RETURNING 1
+)
+SELECT pg_notify(%(channel)s, '') FROM gone
+
+-- name: fence
+-- First statement of every leader write: raises unless this holder leads in this epoch, now.
+SELECT pgqueue.fence(%(name)s, %(holder_id)s, %(epoch)s)
+
+-- name: show
+-- For people.
+SELECT name, holder_id, holder, backend_pid, epoch, acquired_at, expires_at, row_only,
+       holder_id IS NOT NULL AND expires_at > clock_timestamp() AS alive,
+       CAST(extract(epoch FROM clock_timestamp() - acquired_at) AS double precision),
+       CAST(extract(epoch FROM expires_at - clock_timestamp()) AS double precision)
+FROM pgqueue.leader ORDER BY name
+
+-- name: try_bell
+-- Exclusive: granted when no enqueue is in flight; from then on enqueuers ring.
+SELECT pg_try_advisory_lock(%(bell_class)s, %(bell_key)s)
+
+-- name: wait_bell
+-- Queued exclusive: every new enqueue rings already, the lock comes when the last old one is over.
+SELECT pg_advisory_lock(%(bell_class)s, %(bell_key)s)
+
+-- name: leave_bell
+SELECT pg_advisory_unlock(%(bell_class)s, %(bell_key)s)

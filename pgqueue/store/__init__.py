@@ -1,0 +1,8 @@
+"""Typed statements over pgqueue/sql: one function per block, each returning a `Statement`; no driver, no I/O."""
+
+from __future__ import annotations
+
+from pgqueue.store import jobs, leader, statistics, workers
+from pgqueue.store.statement import Row, Statement
+
+__all__ = ["Row", "Statement", "jobs", "leader", "statistics", "workers"]

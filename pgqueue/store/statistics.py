@@ -1,0 +1,86 @@
+"""Statements for people, monitors and migrations: sql/statistics.sql and sql/finished_jobs.sql."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+from pgqueue.job import JobState
+from pgqueue.store.statement import Row, Statement, scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """`oldest_pending` is in seconds, None without a pending job."""
+
+    retrying: int
+    oldest_pending: float | None
+    completed_last_minute: int
+
+
+def counts() -> Statement[dict[str, int]]:
+    """How many jobs are in each state; every state is there."""
+
+    def parse(rows: list[Row]) -> dict[str, int]:
+        return {state.value: 0 for state in JobState} | {row[0]: row[1] for row in rows}
+
+    return Statement("statistics.counts", {}, parse)
+
+
+def overview() -> Statement[Overview]:
+    """What `pgqueue stats` shows beside the counts."""
+    return Statement("statistics.overview", {}, lambda rows: Overview(*rows[0]))
+
+
+def by_type() -> Statement[list[tuple[str, str, str, int]]]:
+    """Live jobs: type, queue, state, number."""
+    return Statement(
+        "statistics.by_type", {}, lambda rows: [(row[0], row[1], row[2], row[3]) for row in rows]
+    )
+
+
+def schema_exists() -> Statement[bool]:
+    """True if pgqueue's tables are there."""
+    return Statement("statistics.schema_exists", {}, scalar)
+
+
+def schema_level() -> Statement[tuple[int, int] | None]:
+    """The newest revision's number and the oldest code it serves."""
+    return Statement("statistics.schema_level", {}, lambda rows: (rows[0][0], rows[0][1]) if rows else None)
+
+
+def session_defaults() -> Statement[tuple[str, str]]:
+    """Default isolation and read-only setting of a new transaction."""
+    return Statement("statistics.session_defaults", {}, lambda rows: (rows[0][0], rows[0][1]))
+
+
+def missing_partitions(days: int) -> Statement[list[tuple[str, date]]]:
+    """State and UTC day of each partition to be made, from yesterday to `days` ahead."""
+    return Statement(
+        "finished_jobs.missing_partitions", {"days": days}, lambda rows: [(row[0], row[1]) for row in rows]
+    )
+
+
+def create_partition(state: str, day: date) -> Statement[bool]:
+    """Make one day of one state's history; False where it is there."""
+    return Statement("finished_jobs.create_partition", {"state": state, "day": day}, scalar)
+
+
+def expired_partitions(
+    schema: str, completed: float, failed: float, cancelled: float
+) -> Statement[list[tuple[str, date]]]:
+    """Leaf and day of each partition past its retention (seconds)."""
+    params = {"schema": schema, "completed": completed, "failed": failed, "cancelled": cancelled}
+    return Statement(
+        "finished_jobs.expired_partitions", params, lambda rows: [(row[0], row[1]) for row in rows]
+    )
+
+
+def empty_partition(leaf: str) -> Statement[bool]:
+    """Truncate a leaf; False where it was empty."""
+    return Statement("finished_jobs.empty_partition", {"leaf": leaf}, scalar)
+
+
+def drop_partition(leaf: str) -> Statement[bool]:
+    """Drop an empty leaf; False where it holds rows."""
+    return Statement("finished_jobs.drop_partition", {"leaf": leaf}, scalar)

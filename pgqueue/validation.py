@@ -1,0 +1,200 @@
+"""What may be a name, a payload, a number: the one validator, used by every way in.
+
+Promises that what passes can be stored by PostgreSQL and read back by any worker, and that a refusal names
+the value and the rule before any SQL runs. Knows no database and no defaults besides the limits below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pgqueue.errors import InvalidArgumentError, InvalidNameError, InvalidPayloadError
+
+NAME_RULE = "1 to 128 characters of A-Z a-z 0-9 _ . : / -"
+MAX_PAYLOAD_BYTES = 1024 * 1024
+MAX_PAYLOAD_DEPTH = 64
+MAX_INTEGER_BITS = 4096  # json.loads refuses integers of more than 4 300 digits; this is 1 233
+MAX_SECONDS = 10 * 366 * 86_400.0  # ten years: what a delay or timeout may be at most
+MAX_KEY_BYTES = 1024 * 1024
+
+_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+
+def check_name(value: object, what: str) -> str:
+    """Return `value` if it is a valid queue, type or leader name.
+
+    Raises:
+        InvalidNameError: it is not `[A-Za-z0-9_.:/-]{1,128}`.
+    """
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return str(value)
+    raise InvalidNameError(f"invalid {what} {shorten(value)}: must be {NAME_RULE}")
+
+
+def check_schema_name(value: object) -> str:
+    """Return `value` if it can be the name of pgqueue's schema; it is written into SQL, so the rule is strict."""
+    if isinstance(value, str) and _SCHEMA.fullmatch(value):
+        return value
+    raise InvalidNameError(
+        f"invalid schema {shorten(value)}: must be 1 to 48 characters of a-z 0-9 _, not starting with a digit"
+    )
+
+
+def check_seconds(value: object, what: str) -> float:
+    """Return `value` (seconds; a number or timedelta) as a float between 0 and ten years."""
+    total = getattr(value, "total_seconds", None)
+    number = total() if callable(total) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise InvalidArgumentError(f"invalid {what} {shorten(value)}: must be a finite number of seconds")
+    if not 0 <= number <= MAX_SECONDS:
+        raise InvalidArgumentError(
+            f"invalid {what} {shorten(value)}: must be between 0 and {MAX_SECONDS:.0f} seconds"
+        )
+    return float(number)
+
+
+def check_integer(value: object, what: str, low: int, high: int) -> int:
+    """Return `value` if it is an integer from `low` to `high`, both included."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidArgumentError(
+            f"invalid {what} {shorten(value)}: must be an integer from {low} to {high}"
+        )
+    return int(value)
+
+
+def check_aware(value: object, what: str) -> datetime:
+    """Return `value` if it is a datetime with a zone."""
+    if not isinstance(value, datetime):
+        raise InvalidArgumentError(f"invalid {what} {shorten(value)}: must be a datetime with a time zone")
+    if value.utcoffset() is None:
+        raise InvalidArgumentError(
+            f"invalid {what} {value.isoformat()}: has no time zone; add one, such as timezone.utc"
+        )
+    return value
+
+
+def check_key(value: object, what: str) -> str:
+    """Return `value` if it can be a unique or concurrency key: text PostgreSQL can store, not empty."""
+    if not isinstance(value, str) or not value:
+        raise InvalidArgumentError(f"invalid {what} {shorten(value)}: must be text of at least one character")
+    if flaw := _text_flaw(value):
+        raise InvalidArgumentError(f"invalid {what} {shorten(value)}: {flaw}")
+    if len(value.encode()) > MAX_KEY_BYTES:
+        raise InvalidArgumentError(
+            f"invalid {what}: {len(value.encode())} bytes, at most {MAX_KEY_BYTES} are allowed"
+        )
+    return str(value)
+
+
+def payload_object(payload: object) -> dict[str, Any]:
+    """The JSON object a payload stands for: a mapping, a pydantic model (by alias) or a dataclass instance.
+
+    Raises:
+        InvalidPayloadError: it is none of these.
+    """
+    if payload is None:
+        return {}
+    if isinstance(payload, dict):
+        return payload
+    if callable(dump := getattr(payload, "model_dump", None)):
+        dumped = dump(mode="json", by_alias=True)
+        if isinstance(dumped, dict):
+            return dumped
+    elif dataclasses.is_dataclass(payload) and not isinstance(payload, type):
+        return dataclasses.asdict(payload)
+    elif isinstance(payload, Mapping):
+        return dict(payload)
+    raise InvalidPayloadError(
+        f"payload is {type(payload).__name__}: must be a JSON object (dict), a pydantic model or a dataclass"
+    )
+
+
+def encode_payload(payload: dict[str, Any], max_bytes: int = MAX_PAYLOAD_BYTES) -> str:
+    """`payload` as compact JSON text that PostgreSQL stores and every worker can read.
+
+    Args:
+        payload: the JSON object.
+        max_bytes: the most UTF-8 bytes the text may have.
+
+    Raises:
+        InvalidPayloadError: not storable; `.path` says where.
+    """
+    try:
+        # A flat object of plain scalars needs no walk: what is left to refuse shows in the text itself.
+        if not all(type(key) is str and type(value) in _SCALARS for key, value in payload.items()):
+            _walk(payload)
+        text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(text) if text.isascii() else len(text.encode())
+        if "\\u0000" in text:
+            _walk(payload)
+    except InvalidPayloadError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        _walk(payload)
+        raise InvalidPayloadError(f"payload cannot be written as JSON: {error}") from None
+    if size > max_bytes:
+        raise InvalidPayloadError(f"payload has {size} bytes of JSON: at most {max_bytes} are allowed")
+    return text
+
+
+def _walk(payload: dict[str, Any]) -> None:
+    """Raise for the first place in `payload` that breaks a rule; iterative, so depth cannot exhaust the stack."""
+    stack: list[tuple[object, str, int]] = [(payload, "$", 1)]
+    while stack:
+        value, path, depth = stack.pop()
+        if isinstance(value, str):
+            if flaw := _text_flaw(value):
+                raise InvalidPayloadError(flaw, path=path)
+        elif value is None or isinstance(value, bool):
+            continue
+        elif isinstance(value, int):
+            if value.bit_length() > MAX_INTEGER_BITS:
+                raise InvalidPayloadError(
+                    f"integer of {value.bit_length()} bits: at most {MAX_INTEGER_BITS} are allowed", path=path
+                )
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                raise InvalidPayloadError(f"{value} is not a JSON number", path=path)
+        elif isinstance(value, dict | list | tuple):
+            if depth > MAX_PAYLOAD_DEPTH:
+                raise InvalidPayloadError(f"nested deeper than {MAX_PAYLOAD_DEPTH} levels", path=path)
+            if isinstance(value, dict):
+                for key, item in reversed(value.items()):
+                    if not isinstance(key, str):
+                        raise InvalidPayloadError(f"key {shorten(key)} is not text", path=path)
+                    place = f"{path}.{shorten(key, 40).strip(chr(39))}"
+                    stack.append((item, place, depth + 1))
+                    stack.append((key, place, depth))
+            else:
+                stack.extend(
+                    (item, f"{path}[{n}]", depth + 1) for n, item in reversed(list(enumerate(value)))
+                )
+        else:
+            raise InvalidPayloadError(f"{type(value).__name__} is not a JSON value", path=path)
+
+
+def _text_flaw(text: str) -> str | None:
+    if "\0" in text:
+        return "text holds a NUL character, which PostgreSQL cannot store"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "text holds a lone surrogate, which is not UTF-8"
+    return None
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """`repr(value)`, ASCII and at most `limit` characters: safe to print in an error or a log line."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,261 @@
+"""Runs handlers: coroutines on the event loop, plain functions in threads; each run ends in exactly one outcome.
+
+Owns time-outs, cancellation and the catching of whatever a handler raises, `SystemExit` included. Talks to no
+database: what ended is handed on in batches, one call per turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from pgqueue.errors import InvalidPayloadError, UnknownJobTypeError
+from pgqueue.job import Job, JobState
+from pgqueue.outcome import JobTimeoutError, Outcome, decide, storable_text
+from pgqueue.registry import Registration, Registry
+from pgqueue.worker.context import JobContext
+
+logger = logging.getLogger(__name__)
+
+MAX_RESULT_BYTES = 64 * 1024
+"""A larger result is not stored; the job completes all the same."""
+
+Ended = tuple[Outcome, UUID]
+"""An outcome and the worker id its run was fenced with."""
+
+
+class Run:
+    """One job being executed."""
+
+    __slots__ = ("context", "in_thread", "stopping", "task", "timer")
+
+    def __init__(self, job: Job, worker_id: UUID) -> None:
+        self.context = JobContext(job, worker_id)
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.stopping: BaseException | None = None
+        self.in_thread = False
+
+
+class ExecutorPool:
+    """Executes up to `concurrency` jobs at once on the event loop it was made in.
+
+    Args:
+        registry: who executes what.
+        concurrency: how many runs at once; the caller keeps to it, by `free`.
+        where: this worker, for people; written into errors.
+        on_ended: called on the loop with the runs that ended since the last call.
+    """
+
+    def __init__(
+        self, registry: Registry, concurrency: int, where: str, on_ended: Callable[[Sequence[Ended]], None]
+    ) -> None:
+        self._registry = registry
+        self._concurrency = concurrency
+        self._where = where
+        self._on_ended = on_ended
+        self._loop = asyncio.get_running_loop()
+        self._threads = self._new_threads()
+        self._runs: dict[tuple[int, int], Run] = {}
+        self._ended: list[Ended] = []
+        self._is_coroutine: dict[str, bool] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.abandoned_threads = 0
+        self.ended_count = 0  # read by another thread: only ever raised, here alone
+
+    def execute(self, jobs: Sequence[Job], worker_id: UUID) -> None:
+        """Start `jobs`; each ends in one outcome, whatever its handler does."""
+        self._idle.clear()
+        for job in jobs:
+            run = Run(job, worker_id)
+            self._runs[job.id, job.attempt] = run
+            run.task = self._loop.create_task(self._execute(run))
+
+    def stop(self, ending: Callable[[], BaseException]) -> None:
+        """Tell every run to stop; each ends with what `ending()` gives."""
+        for run in list(self._runs.values()):
+            self._stop(run, ending())
+
+    async def wait_idle(self, timeout: float) -> bool:
+        """Wait until nothing runs; False if that took longer than `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give the threads back; those that still run a handler are left to it."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _execute(self, run: Run) -> None:
+        job = run.context.job
+        result: Any
+        try:
+            registration = self._registry.get(job.type)
+            if registration is None:
+                raise UnknownJobTypeError(f"unknown job type: {job.type}")
+            job.payload = _decode(job.payload)
+            if job.timeout:
+                run.timer = self._loop.call_later(job.timeout, self._time_out, run)
+            result = await self._call(registration, run)
+        except BaseException as error:  # noqa: BLE001 - a handler may raise anything; it ends its own job and nothing else
+            result = error
+        finally:
+            if run.timer is not None:
+                run.timer.cancel()
+        self._end(run, run.stopping or result)
+
+    async def _call(self, registration: Registration, run: Run) -> Any:
+        coroutine = self._is_coroutine.get(registration.type)
+        if coroutine is None:
+            coroutine = self._is_coroutine[registration.type] = inspect.iscoroutinefunction(
+                registration.execute
+            )
+        if coroutine:
+            return await registration.execute(run.context.job, run.context)
+        run.in_thread = True
+        call = self._loop.run_in_executor(self._threads, _in_thread, registration, run)
+        result = await call
+        run.in_thread = False
+        if isinstance(result, _Raised):
+            raise result.error
+        return await result if inspect.isawaitable(result) else result
+
+    def _end(self, run: Run, result: Any) -> None:
+        job = run.context.job
+        try:
+            if not isinstance(result, BaseException):
+                result = encode_result(result, job)
+            outcome = decide(job, result, now=datetime.now(UTC), where=self._where)
+        except Exception as error:  # noqa: BLE001 - a result or error that cannot be described is this job's error alone
+            result = error
+            outcome = Outcome(
+                job.id,
+                job.attempt,
+                JobState.FAILED,
+                error={"class": type(error).__name__, "attempt": job.attempt},
+            )
+        if run.in_thread and run.stopping is not None:
+            self._abandon_threads(job)
+        if isinstance(result, BaseException) and outcome.state is JobState.FAILED:
+            self._tell_error(job, result, outcome)
+        del self._runs[job.id, job.attempt]
+        if not self._ended:
+            self._loop.call_soon(self._hand_over)
+        self._ended.append((outcome, run.context.worker_id))
+        self.ended_count += 1
+
+    def _hand_over(self) -> None:
+        ended, self._ended = self._ended, []
+        self._on_ended(ended)
+        if not self._runs:
+            self._idle.set()
+
+    def _time_out(self, run: Run) -> None:
+        self._stop(
+            run, JobTimeoutError(f"the run took longer than its timeout of {run.context.job.timeout:g} s")
+        )
+
+    def _stop(self, run: Run, ending: BaseException) -> None:
+        if run.stopping is None:
+            run.stopping = ending
+            run.context.cancelled.set()
+            if run.task is not None:
+                run.task.cancel()
+
+    def _abandon_threads(self, job: Job) -> None:
+        """A thread cannot be killed: leave it to its handler and give the others fresh ones."""
+        self.abandoned_threads += 1
+        logger.warning(
+            "thread of job %d (%s) goes on after the job was stopped; %d such threads so far",
+            job.id, job.type, self.abandoned_threads,
+        )  # fmt: skip
+        self._threads.shutdown(wait=False)
+        self._threads = self._new_threads()
+
+    def _new_threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=self._concurrency, thread_name_prefix="pgqueue-job")
+
+    def _tell_error(self, job: Job, error: BaseException, outcome: Outcome) -> None:
+        if not self._registry.error_callbacks:
+            logger.warning(
+                "job failed: id %d, type %s, attempt %d, reason %s",
+                job.id,
+                job.type,
+                job.attempt,
+                outcome.reason,
+            )
+        for callback in self._registry.error_callbacks:
+            try:
+                callback(job, error)
+            except Exception:
+                logger.exception("on_error callback failed")
+
+
+class _Raised:
+    """What a thread's handler raised: StopIteration and SystemExit cannot travel through a future."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _in_thread(registration: Registration, run: Run) -> Any:
+    try:
+        return registration.execute(run.context.job, run.context)
+    except BaseException as error:  # noqa: BLE001 - as in _execute
+        return _Raised(error)
+
+
+def _decode(payload: Any) -> dict[str, Any]:
+    """The payload as dispatch read it, JSON text; undecodable is one job's trouble."""
+    try:
+        decoded = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise InvalidPayloadError(f"payload cannot be read: {error}") from None
+    if not isinstance(decoded, dict):
+        raise InvalidPayloadError(f"payload is {type(decoded).__name__}, not a JSON object")
+    return decoded
+
+
+def encode_result(result: Any, job: Job) -> str | None:
+    """A handler's result as JSON text PostgreSQL can store; None for None, or for one that is too large."""
+    if result is None:
+        return None
+    try:
+        text = json.dumps(result, allow_nan=False, separators=(",", ":"))
+    except (ValueError, TypeError, RecursionError):
+        text = json.dumps(storable_text(repr(result), 1000))
+    if "\\u0000" in text or "\\ud" in text:
+        text = json.dumps(_storable(json.loads(text)))
+    if len(text) > MAX_RESULT_BYTES:
+        logger.warning(
+            "result of job %d (%s) has %d bytes, at most %d are stored",
+            job.id,
+            job.type,
+            len(text),
+            MAX_RESULT_BYTES,
+        )
+        return None
+    return text
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable_text(value, len(value) + 1)
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,133 @@
+"""Keeps this worker's row alive, from a thread and connection of its own: no handler and no loop can hold it up.
+
+One heartbeat covers every job the worker runs. Where the lease cannot be kept the worker is lost: it must stop its
+jobs before the leader hands them on, and registers anew under a new id.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from uuid import UUID, uuid4
+
+import pgqueue
+from pgqueue import db, store
+from pgqueue.errors import PgQueueError
+
+logger = logging.getLogger(__name__)
+
+LEASE_MARGIN = 0.8
+"""The share of the lease after which a worker that cannot renew stops its jobs."""
+
+
+class Heartbeat:
+    """The heartbeat thread of one worker.
+
+    Args:
+        url: the database.
+        schema: pgqueue's schema.
+        holder_id: marks the connection, so that a takeover can end it.
+        interval: seconds between beats.
+        lease: seconds the row lives without one.
+        concurrency: written for people.
+        types: the types this worker can execute.
+        on_lost: called in this thread when the worker is lost, with the id that is no longer valid.
+        on_registered: called in this thread when a row was made.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        schema: str,
+        *,
+        holder_id: UUID,
+        interval: float,
+        lease: float,
+        concurrency: int,
+        types: Sequence[str],
+        on_lost: Callable[[UUID], None],
+        on_registered: Callable[[UUID], None],
+    ) -> None:
+        self._url = url
+        self._schema = schema
+        self._holder_id = holder_id
+        self._interval = interval
+        self._lease = lease
+        self._concurrency = concurrency
+        self._types = list(types)
+        self._on_lost = on_lost
+        self._on_registered = on_registered
+        self._stop = threading.Event()
+        self._connection: db.Connection | None = None
+        self._deadline = 0.0
+        self.worker_id: UUID | None = None
+        self._thread = threading.Thread(target=self._run, name="pgqueue-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the worker is registered soon, or when the database can be reached."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End: the row goes, if the database can be reached."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            started = time.monotonic()
+            try:
+                self._beat(started)
+            except PgQueueError as error:
+                logger.warning("heartbeat failed: %s", error)
+                self._disconnect()
+            if self.worker_id is not None and time.monotonic() > self._deadline:
+                self._lose("its lease could not be renewed in time")
+            self._stop.wait(max(0.0, self._interval - (time.monotonic() - started)))
+        self._leave()
+
+    def _beat(self, started: float) -> None:
+        if self._connection is None:
+            self._connection = db.connect(self._url, purpose=f"pgqueue/{self._holder_id}", autocommit=True)
+            self._connection.execute(b"SET statement_timeout = '5s'")
+        if self.worker_id is not None:
+            if db.run(self._connection, store.workers.beat(self.worker_id, self._lease), self._schema):
+                self._deadline = started + self._lease * LEASE_MARGIN
+                return
+            self._lose("the leader holds it for dead")
+        worker_id = uuid4()
+        registration = store.workers.register(
+            worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=pgqueue.__version__,
+            concurrency=self._concurrency,
+            types=self._types,
+            lease=self._lease,
+        )
+        db.run(self._connection, registration, self._schema)
+        self._deadline = started + self._lease * LEASE_MARGIN
+        self.worker_id = worker_id
+        self._on_registered(worker_id)
+
+    def _lose(self, why: str) -> None:
+        worker_id, self.worker_id = self.worker_id, None
+        if worker_id is not None:
+            logger.warning("worker %s is lost: %s; its jobs are stopped", worker_id, why)
+            self._on_lost(worker_id)
+
+    def _leave(self) -> None:
+        try:
+            if self._connection is not None and self.worker_id is not None:
+                db.run(self._connection, store.workers.leave(self.worker_id), self._schema)
+        except PgQueueError as error:
+            logger.debug("worker row stays behind: %s", error)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

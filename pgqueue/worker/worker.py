@@ -1,0 +1,143 @@
+"""A worker: executor pool on the handlers' loop, completer on the control loop, heartbeat in its own thread.
+
+Takes jobs from whoever dispatches in the same process, by `accept`; says how many more it can take, by `free`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
+
+from pgqueue import db
+from pgqueue.config import Settings
+from pgqueue.events import EventBus
+from pgqueue.job import Job
+from pgqueue.outcome import JobLostError, JobReleasedError
+from pgqueue.registry import Registry
+from pgqueue.store.jobs import Run
+from pgqueue.worker.completer import Completer
+from pgqueue.worker.executor import Ended, ExecutorPool
+from pgqueue.worker.heartbeat import Heartbeat
+
+MAX_UNWRITTEN = 5_000
+"""How many outcomes may wait for the database before no more jobs are taken."""
+FLUSH_TIMEOUT = 5.0  # seconds a stopping worker waits for its last outcomes to be written
+
+
+class LocalWorker:
+    """Executes what the leader in this process dispatches to it.
+
+    Made on the handlers' loop; `free`, `accept` and `worker_id` are for the control loop.
+
+    Args:
+        settings: concurrency, heartbeat, lease.
+        registry: who executes what.
+        url: the database.
+        holder_id: marks the connections.
+        connect: makes a connection on the control loop.
+        control: the control loop.
+        events: the bus.
+        on_freed: called on the control loop when runs ended or were written.
+        on_done: called on the control loop with runs that are over.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        url: str,
+        *,
+        holder_id: UUID,
+        connect: Callable[[], Awaitable[db.AsyncConnection]],
+        control: asyncio.AbstractEventLoop,
+        events: EventBus,
+        on_freed: Callable[[], None],
+        on_done: Callable[[Sequence[Run]], None],
+    ) -> None:
+        self._handlers = asyncio.get_running_loop()
+        self._control = control
+        self._on_freed = on_freed
+        self._concurrency = settings.concurrency
+        self._accepted = 0
+        self._pool = ExecutorPool(
+            registry, settings.concurrency, f"{socket.gethostname()}:{os.getpid()}", self._hand_to_control
+        )
+        self.completer = Completer(connect, settings.database_schema, events, on_done)
+        self._heartbeat = Heartbeat(
+            url,
+            settings.database_schema,
+            holder_id=holder_id,
+            interval=settings.heartbeat_interval,
+            lease=settings.worker_lease_duration,
+            concurrency=settings.concurrency,
+            types=[registration.type for registration in registry],
+            on_lost=self._lost,
+            on_registered=self._registered,
+        )
+
+    @property
+    def worker_id(self) -> UUID | None:
+        """The id jobs are dispatched to; None while the worker is not registered."""
+        return self._heartbeat.worker_id
+
+    @property
+    def abandoned_threads(self) -> int:
+        """Threads that went on after their job was stopped."""
+        return self._pool.abandoned_threads
+
+    def free(self) -> int:
+        """How many more jobs may be dispatched to this worker now."""
+        if self.worker_id is None:
+            return 0
+        running = self._accepted - self._pool.ended_count
+        unwritten = self._accepted - self.completer.done_count
+        return min(self._concurrency - running, MAX_UNWRITTEN - unwritten)
+
+    def accept(self, jobs: Sequence[Job], worker_id: UUID) -> None:
+        """Execute `jobs`, which were dispatched to `worker_id`."""
+        self._accepted += len(jobs)
+        self._handlers.call_soon_threadsafe(self._pool.execute, jobs, worker_id)
+
+    def start(self) -> None:
+        """Register and begin to beat."""
+        self._heartbeat.start()
+
+    async def drain(self, timeout: float, forced: asyncio.Event) -> None:
+        """On the handlers' loop: wait `timeout` seconds, or until forced, for what runs; release what is unfinished."""
+        idle, force = (
+            asyncio.ensure_future(waited) for waited in (self._pool.wait_idle(timeout), forced.wait())
+        )
+        await asyncio.wait({idle, force}, return_when=asyncio.FIRST_COMPLETED)
+        done = idle.done() and idle.result()
+        for waiting in (idle, force):
+            waiting.cancel()
+        await asyncio.gather(idle, force, return_exceptions=True)
+        if not done:
+            self.release()
+            await self._pool.wait_idle(FLUSH_TIMEOUT)
+
+    def release(self) -> None:
+        """On the handlers' loop: stop what runs and give it back, its attempt not burned."""
+        self._pool.stop(JobReleasedError)
+
+    async def close(self) -> None:
+        """On the handlers' loop, after the completer is flushed: the row and the threads go."""
+        await asyncio.to_thread(self._heartbeat.stop)
+        self._pool.close()
+
+    def _hand_to_control(self, ended: Sequence[Ended]) -> None:
+        self._control.call_soon_threadsafe(self._take_ended, ended)
+
+    def _take_ended(self, ended: Sequence[Ended]) -> None:
+        self.completer.add(ended)
+        self._on_freed()
+
+    def _registered(self, _worker_id: UUID) -> None:
+        self._control.call_soon_threadsafe(self._on_freed)
+
+    def _lost(self, worker_id: UUID) -> None:
+        message = f"worker {worker_id} lost its lease"
+        self._handlers.call_soon_threadsafe(self._pool.stop, lambda: JobLostError(message))
