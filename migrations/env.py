@@ -46,9 +46,7 @@ def run() -> None:
             context.execute(f"CREATE SCHEMA IF NOT EXISTS {schema_name}")
             context.run_migrations()
         return
-    engine = sa.create_engine(
-        "postgresql+psycopg://", creator=lambda: connect(url), poolclass=sa.pool.NullPool
-    )
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: connect(url), poolclass=sa.pool.NullPool)
     with engine.connect() as connection:
         with migrate.one_at_a_time(connection, schema_name):
             connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema_name}")

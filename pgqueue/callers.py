@@ -61,9 +61,7 @@ async def _aexecute(connection: db.AsyncConnection, step: Step, schema: str) -> 
     return None
 
 
-def run_on(
-    connection: object, operation: Callable[[bool], Operation[T]], schema: str, notify: Callable[[], None]
-) -> T:
+def run_on(connection: object, operation: Callable[[bool], Operation[T]], schema: str, notify: Callable[[], None]) -> T:
     """Run an operation on the caller's connection, from sync code.
 
     Args:
@@ -154,8 +152,7 @@ def _checked(connection: Any) -> Any:
 def _refuse(connection: object, hint: str | None) -> None:
     kind = type(connection)
     raise UnsupportedConnectionError(
-        f"cannot enqueue on a {kind.__module__}.{kind.__qualname__}: "
-        + (hint or f"connection must be {KINDS}")
+        f"cannot enqueue on a {kind.__module__}.{kind.__qualname__}: " + (hint or f"connection must be {KINDS}")
     )
 
 

@@ -41,9 +41,7 @@ class Settings(BaseSettings):
     direct_database_url: str | None = Field(
         None, repr=False, description="for leader and listener, when database_url goes through a pooler"
     )
-    default_database_url: str | None = Field(
-        None, repr=False, description="a second store; else database_url"
-    )
+    default_database_url: str | None = Field(None, repr=False, description="a second store; else database_url")
     database_schema: str = Field("pgqueue", description="the schema pgqueue's tables live in")
     leader_name: str = Field("default", description="which leader this process stands for")
 
@@ -53,33 +51,21 @@ class Settings(BaseSettings):
     app: str | None = Field(None, description="module:registry with the executors")
     limits: dict[str, int | None] = Field(default_factory=dict, description="max_concurrency by type")
 
-    job_poll_interval: Seconds = Field(
-        1.0, gt=0, le=3600, description="a scan at least this often, whatever is heard"
-    )
+    job_poll_interval: Seconds = Field(1.0, gt=0, le=3600, description="a scan at least this often, whatever is heard")
     heartbeat_interval: Seconds = Field(1.0, gt=0, le=600, description="leader renews, workers beat")
-    leader_lease_duration: Seconds = Field(
-        3.0, gt=0, le=3600, description="a silent leader is replaced after this"
-    )
+    leader_lease_duration: Seconds = Field(3.0, gt=0, le=3600, description="a silent leader is replaced after this")
     worker_lease_duration: Seconds = Field(
         10.0, gt=0, le=86_400, description="a silent worker's jobs are lost after this"
     )
-    job_timeout: Seconds = Field(
-        1800.0, ge=0, description="a run's limit where job and type say none; 0: none"
-    )
-    shutdown_timeout: Seconds = Field(
-        10.0, ge=0, le=86_400, description="how long a drain waits for running jobs"
-    )
+    job_timeout: Seconds = Field(1800.0, ge=0, description="a run's limit where job and type say none; 0: none")
+    shutdown_timeout: Seconds = Field(10.0, ge=0, le=86_400, description="how long a drain waits for running jobs")
 
     max_payload_bytes: int = Field(
         validation.MAX_PAYLOAD_BYTES, ge=2, le=256 * 1024 * 1024, description="largest payload, bytes of JSON"
     )
-    retention_completed: Seconds = Field(
-        7 * 86_400.0, ge=86_400, description="how long completed jobs are kept"
-    )
+    retention_completed: Seconds = Field(7 * 86_400.0, ge=86_400, description="how long completed jobs are kept")
     retention_failed: Seconds = Field(30 * 86_400.0, ge=86_400, description="how long failed jobs are kept")
-    retention_cancelled: Seconds = Field(
-        7 * 86_400.0, ge=86_400, description="how long cancelled jobs are kept"
-    )
+    retention_cancelled: Seconds = Field(7 * 86_400.0, ge=86_400, description="how long cancelled jobs are kept")
 
     workspace_root: Path | None = Field(None, description="where workspace_init and session_init work")
     workspace_template: str | None = Field(
@@ -170,9 +156,7 @@ class _TomlSource(PydanticBaseSettingsSource):
         path = Path(named or CONFIG_FILE)
         environment = os.environ.get("PGQUEUE_ENV")
         if environment and environment not in ENVIRONMENTS:
-            raise ConfigurationError(
-                f"PGQUEUE_ENV is {environment!r}: must be one of {', '.join(ENVIRONMENTS)}"
-            )
+            raise ConfigurationError(f"PGQUEUE_ENV is {environment!r}: must be one of {', '.join(ENVIRONMENTS)}")
         if not path.is_file():
             if named:
                 raise ConfigurationError(f"PGQUEUE_CONFIG is {named!r}: there is no such file")
@@ -195,9 +179,7 @@ def normalise_url(url: str) -> str:
     if match:
         return "postgresql://" + text[match.end() :]
     if "://" in text:
-        raise InvalidArgumentError(
-            f"database URL starts with {text.split('://')[0]!r}: must be postgresql://"
-        )
+        raise InvalidArgumentError(f"database URL starts with {text.split('://')[0]!r}: must be postgresql://")
     if "=" not in text:
         raise InvalidArgumentError("database URL is neither postgresql://… nor a libpq key=value string")
     return text
@@ -209,9 +191,7 @@ def mask_password(text: str) -> str:
     return re.sub(r"(?i)\b(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", r"\1***", text)
 
 
-_SECRET_KEYS = frozenset(
-    {"database_url", "direct_database_url", "default_database_url", "workspace_template"}
-)
+_SECRET_KEYS = frozenset({"database_url", "direct_database_url", "default_database_url", "workspace_template"})
 
 
 def _explain(error: ValidationError, values: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow, tuple_row
-from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from psycopg_pool import PoolTimeout as PoolTimeout
 
 from pgqueue import sql, store
 from pgqueue.config import mask_password
@@ -50,9 +51,7 @@ def conninfo(url: str, purpose: str) -> str:
     try:
         given = conninfo_to_dict(url)
     except psycopg.Error as error:
-        raise ConfigurationError(
-            f"database URL cannot be read: {mask_password(str(error)).strip()}"
-        ) from None
+        raise ConfigurationError(f"database URL cannot be read: {mask_password(str(error)).strip()}") from None
     defaults: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": purpose, **KEEPALIVES}
     if "," in str(given.get("host") or ""):
         defaults["target_session_attrs"] = "read-write"
@@ -72,9 +71,7 @@ def connect(url: str, *, purpose: str = "pgqueue", autocommit: bool = False) -> 
         return connection
 
 
-async def aconnect(
-    url: str, *, purpose: str = "pgqueue", prepare_threshold: int | None = 0
-) -> AsyncConnection:
+async def aconnect(url: str, *, purpose: str = "pgqueue", prepare_threshold: int | None = 0) -> AsyncConnection:
     """A new autocommit connection of one's own, for a control loop."""
     with translated():
         connection = await psycopg.AsyncConnection.connect(
@@ -87,9 +84,7 @@ async def aconnect(
 def prepare_session(connection: Connection) -> None:
     """Make the session's transactions READ COMMITTED READ WRITE where the server says otherwise."""
     if run(connection, store.statistics.session_defaults()) != ("read committed", "off"):
-        connection.execute(
-            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE"
-        )
+        connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE")
     if not connection.autocommit:
         connection.commit()
 
@@ -97,9 +92,7 @@ def prepare_session(connection: Connection) -> None:
 async def aprepare_session(connection: AsyncConnection) -> None:
     """As `prepare_session`."""
     if await arun(connection, store.statistics.session_defaults()) != ("read committed", "off"):
-        await connection.execute(
-            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE"
-        )
+        await connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE")
 
 
 def run(connection: Connection, statement: Statement[T], schema: str = "pgqueue") -> T:
@@ -108,7 +101,7 @@ def run(connection: Connection, statement: Statement[T], schema: str = "pgqueue"
         cursor: psycopg.Cursor[TupleRow] = psycopg.Cursor(connection, row_factory=tuple_row)
         with cursor:
             cursor.execute(sql.load(statement.name, schema).encode(), statement.params, binary=True)
-            return statement.parse(cursor.fetchall() if cursor.description else [])
+            return statement.parse(list(cursor.fetchall()) if cursor.description else [])
 
 
 async def arun(connection: AsyncConnection, statement: Statement[T], schema: str = "pgqueue") -> T:
@@ -117,12 +110,10 @@ async def arun(connection: AsyncConnection, statement: Statement[T], schema: str
         cursor: psycopg.AsyncCursor[TupleRow] = psycopg.AsyncCursor(connection, row_factory=tuple_row)
         async with cursor:
             await cursor.execute(sql.load(statement.name, schema).encode(), statement.params, binary=True)
-            return statement.parse(await cursor.fetchall() if cursor.description else [])
+            return statement.parse(list(await cursor.fetchall()) if cursor.description else [])
 
 
-async def arun_together(
-    connection: AsyncConnection, statements: Sequence[Statement[Any]], schema: str
-) -> list[Any]:
+async def arun_together(connection: AsyncConnection, statements: Sequence[Statement[Any]], schema: str) -> list[Any]:
     """Execute `statements` as one transaction in one round trip on an autocommit connection.
 
     The server takes what a pipeline sends before its sync as one transaction, so a fence that raises as the first
@@ -136,7 +127,7 @@ async def arun_together(
                 await cursor.execute(sql.load(statement.name, schema).encode(), statement.params, binary=True)
                 cursors.append(cursor)
         return [
-            statement.parse(await cursor.fetchall() if cursor.description else [])
+            statement.parse(list(await cursor.fetchall()) if cursor.description else [])
             for statement, cursor in zip(statements, cursors, strict=True)
         ]
 
@@ -266,9 +257,7 @@ def check_schema(level: tuple[int, int] | None, needed: int) -> None:
         raise SchemaError("pgqueue's schema is missing in this database: run `pgqueue migrate`")
     number, serves_from = level
     if number < needed:
-        raise SchemaError(
-            f"pgqueue's schema is at level {number}, this code needs {needed}: run `pgqueue migrate`"
-        )
+        raise SchemaError(f"pgqueue's schema is at level {number}, this code needs {needed}: run `pgqueue migrate`")
     if needed < serves_from:
         raise SchemaError(
             f"pgqueue's schema is at level {number} and serves code from level {serves_from} on, "

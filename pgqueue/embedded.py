@@ -276,8 +276,7 @@ class EmbeddedServer:
             made = self._run([*single, "postgres"], "CREATE DATABASE pgqueue\n")
         if made.returncode:
             raise EmbeddedServerError(
-                f"PostgreSQL {self.binaries.version} could not create a cluster in {self.base}:\n"
-                f"{made.stdout.strip()}"
+                f"PostgreSQL {self.binaries.version} could not create a cluster in {self.base}:\n{made.stdout.strip()}"
             )
         Path(fresh).rename(self.data)
 

@@ -186,9 +186,7 @@ def find_binaries() -> Binaries:
                 usable.append(found)
         if usable:
             return max(usable, key=lambda binaries: binaries.major)
-    looked = (
-        f"looked for {', '.join(SYSTEM_DIRECTORIES)}, `pg_config --bindir` and the Python package {WHEEL}"
-    )
+    looked = f"looked for {', '.join(SYSTEM_DIRECTORIES)}, `pg_config --bindir` and the Python package {WHEEL}"
     because = f" ({'; '.join(refused)})" if refused else ""
     raise EmbeddedServerError(f"no PostgreSQL programs for the embedded server: {looked}{because}: {REMEDY}")
 
@@ -225,9 +223,7 @@ def copy_wheel(binaries: Binaries, destination: Path) -> Binaries:
         }
         for origin, target in parts.items():
             if origin.is_dir():
-                shutil.copytree(
-                    origin, target, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a")
-                )
+                shutil.copytree(origin, target, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
         _open_to_everyone(partial)
         partial.rename(final)
     except BaseException:

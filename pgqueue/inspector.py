@@ -66,13 +66,12 @@ class Inspector:
         if state is not None and state not in set(JobState):
             raise InvalidArgumentError(f"invalid state {state!r}: must be one of {', '.join(JobState)}")
         validation.check_integer(limit, "limit", 1, MAX_PAGE)
-        return self._run(
-            store.jobs.list_jobs(state=state, job_type=job_type, queue=queue, before=before, limit=limit)
-        )
+        return self._run(store.jobs.list_jobs(state=state, job_type=job_type, queue=queue, before=before, limit=limit))
 
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state, and `retrying`: those scheduled after an error or a loss."""
-        return {**self._run(store.statistics.counts()), "retrying": self.overview().retrying}
+        counts = self._run(store.statistics.counts())
+        return {**counts, "retrying": self.overview().retrying}
 
     def overview(self) -> Overview:
         """Retrying jobs, the oldest pending job's age in seconds, completions of the last minute."""
@@ -94,11 +93,7 @@ class Inspector:
                 "max_attempts": config.max_attempts if config else None,
                 "timeout": config.timeout if config else None,
                 "has_executor": name in served,
-                **{
-                    state.value: live.get(name, {}).get(state.value, 0)
-                    for state in JobState
-                    if not state.finished
-                },
+                **{state.value: live.get(name, {}).get(state.value, 0) for state in JobState if not state.finished},
             }
             for name in sorted(configs.keys() | live.keys())
             for config in [configs.get(name)]
@@ -115,11 +110,7 @@ class Inspector:
             {
                 "queue": name,
                 "weight": configs.get(name, QueueConfig(name, 10, False, "default")).weight,
-                **{
-                    state.value: live.get(name, {}).get(state.value, 0)
-                    for state in JobState
-                    if not state.finished
-                },
+                **{state.value: live.get(name, {}).get(state.value, 0) for state in JobState if not state.finished},
             }
             for name in sorted(configs.keys() | live.keys())
         ]

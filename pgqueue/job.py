@@ -200,16 +200,12 @@ def encode(new: NewJob, *, max_payload_bytes: int = validation.MAX_PAYLOAD_BYTES
     unique_key = _first(new.unique_key, options.unique_key)
     concurrency_key = _first(new.concurrency_key, options.concurrency_key)
     if delay is not None and run_at is not None:
-        raise InvalidArgumentError(
-            "both delay and run_at are given: a job has one due time, give one of them"
-        )
+        raise InvalidArgumentError("both delay and run_at are given: a job has one due time, give one of them")
     payload = validation.payload_object(new.payload)
     return EncodedJob(
         type=validation.check_name(new.type, "job type"),
         queue=DEFAULT_QUEUE if queue is None else validation.check_name(queue, "queue"),
-        priority=0
-        if priority is None
-        else validation.check_integer(priority, "priority", MIN_PRIORITY, MAX_PRIORITY),
+        priority=0 if priority is None else validation.check_integer(priority, "priority", MIN_PRIORITY, MAX_PRIORITY),
         payload=payload,
         payload_text=validation.encode_payload(payload, max_payload_bytes),
         delay=None if delay is None else validation.check_seconds(delay, "delay"),
@@ -219,9 +215,7 @@ def encode(new: NewJob, *, max_payload_bytes: int = validation.MAX_PAYLOAD_BYTES
         else validation.check_integer(max_attempts, "max_attempts", 1, MAX_ATTEMPTS_LIMIT),
         timeout=None if timeout is None else validation.check_seconds(timeout, "timeout"),
         unique_key=None if unique_key is None else validation.check_key(unique_key, "unique_key"),
-        concurrency_key=None
-        if concurrency_key is None
-        else validation.check_key(concurrency_key, "concurrency_key"),
+        concurrency_key=None if concurrency_key is None else validation.check_key(concurrency_key, "concurrency_key"),
     )
 
 

@@ -111,9 +111,7 @@ def error_entry(job: Job, error: BaseException, *, now: datetime, where: str) ->
     }
     if error.__traceback__ is not None:
         lines = traceback.format_exception(error, limit=-20)
-        entry["traceback"] = storable_text(
-            "".join(lines)[-MAX_TRACEBACK_CHARACTERS:], MAX_TRACEBACK_CHARACTERS
-        )
+        entry["traceback"] = storable_text("".join(lines)[-MAX_TRACEBACK_CHARACTERS:], MAX_TRACEBACK_CHARACTERS)
     return entry
 
 

@@ -146,13 +146,9 @@ class AsyncQueue(QueueBase):
         """Enqueue `workspace_init` {"workspaceId": workspace_id}; options as in `enqueue`."""
         return await self.enqueue(JOB_TYPE_WORKSPACE_INIT, workspace_init_payload(workspace_id), **options)
 
-    async def enqueue_session_init(
-        self, session_id: str, workspace_id: str | None = None, **options: Any
-    ) -> Job:
+    async def enqueue_session_init(self, session_id: str, workspace_id: str | None = None, **options: Any) -> Job:
         """Enqueue `session_init` {"sessionId": session_id, "workspaceId": …}; options as in `enqueue`."""
-        return await self.enqueue(
-            JOB_TYPE_SESSION_INIT, session_init_payload(session_id, workspace_id), **options
-        )
+        return await self.enqueue(JOB_TYPE_SESSION_INIT, session_init_payload(session_id, workspace_id), **options)
 
     async def get(self, job_id: int) -> Job:
         """The job, live or finished.

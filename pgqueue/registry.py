@@ -160,8 +160,4 @@ class Limits(dict[str, int | None]):
 
 def check_limit(limit: int | None) -> int | None:
     """Return `limit` if it is None or an integer from 1 to a million."""
-    return (
-        limit
-        if limit is None
-        else validation.check_integer(limit, "max_concurrency", 1, MAX_CONCURRENCY_LIMIT)
-    )
+    return limit if limit is None else validation.check_integer(limit, "max_concurrency", 1, MAX_CONCURRENCY_LIMIT)

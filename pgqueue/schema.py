@@ -70,9 +70,7 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
     sa.Index("jobs_scheduled", jobs.c.run_at, postgresql_where=scheduled)
     sa.Index("jobs_unique", jobs.c.unique_hash, unique=True, postgresql_where=jobs.c.unique_hash.isnot(None))
 
-    finished = sa.Table(
-        "finished_jobs", metadata, sa.Column("id", sa.BigInteger, nullable=False), *job_columns()
-    )
+    finished = sa.Table("finished_jobs", metadata, sa.Column("id", sa.BigInteger, nullable=False), *job_columns())
     finished.c.finished_at.nullable = False
     for name in ("state", "created_at", "run_at", "attempt", "released", "priority", "queue", "payload"):
         finished.c[name].server_default = None

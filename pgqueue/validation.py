@@ -55,18 +55,14 @@ def check_seconds(value: object, what: str) -> float:
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         raise InvalidArgumentError(f"invalid {what} {shorten(value)}: must be a finite number of seconds")
     if not 0 <= number <= MAX_SECONDS:
-        raise InvalidArgumentError(
-            f"invalid {what} {shorten(value)}: must be between 0 and {MAX_SECONDS:.0f} seconds"
-        )
+        raise InvalidArgumentError(f"invalid {what} {shorten(value)}: must be between 0 and {MAX_SECONDS:.0f} seconds")
     return float(number)
 
 
 def check_integer(value: object, what: str, low: int, high: int) -> int:
     """Return `value` if it is an integer from `low` to `high`, both included."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidArgumentError(
-            f"invalid {what} {shorten(value)}: must be an integer from {low} to {high}"
-        )
+        raise InvalidArgumentError(f"invalid {what} {shorten(value)}: must be an integer from {low} to {high}")
     return int(value)
 
 
@@ -88,9 +84,7 @@ def check_key(value: object, what: str) -> str:
     if flaw := _text_flaw(value):
         raise InvalidArgumentError(f"invalid {what} {shorten(value)}: {flaw}")
     if len(value.encode()) > MAX_KEY_BYTES:
-        raise InvalidArgumentError(
-            f"invalid {what}: {len(value.encode())} bytes, at most {MAX_KEY_BYTES} are allowed"
-        )
+        raise InvalidArgumentError(f"invalid {what}: {len(value.encode())} bytes, at most {MAX_KEY_BYTES} are allowed")
     return str(value)
 
 
@@ -174,9 +168,7 @@ def _walk(payload: dict[str, Any]) -> None:
                     stack.append((item, place, depth + 1))
                     stack.append((key, place, depth))
             else:
-                stack.extend(
-                    (item, f"{path}[{n}]", depth + 1) for n, item in reversed(list(enumerate(value)))
-                )
+                stack.extend((item, f"{path}[{n}]", depth + 1) for n, item in reversed(list(enumerate(value))))
         else:
             raise InvalidPayloadError(f"{type(value).__name__} is not a JSON value", path=path)
 

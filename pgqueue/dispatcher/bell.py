@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from pgqueue import db, store
 from pgqueue.dispatcher.sessions import Sessions
@@ -41,7 +42,7 @@ class Doorbell:
         schema: str,
         bell: Bell,
         dispatch_all: Callable[[], Awaitable[bool]],
-        wait: Callable[[float], Awaitable[bool]],
+        wait: Callable[[float], Coroutine[Any, Any, bool]],
     ) -> None:
         self._sessions = sessions
         self._schema = schema
@@ -94,9 +95,7 @@ class Doorbell:
 
     async def _queue(self) -> None:
         assert self._connection is not None  # noqa: S101 - _granted has just used it
-        waiter = asyncio.create_task(
-            db.arun(self._connection, store.leader.wait_bell(self._bell), self._schema)
-        )
+        waiter = asyncio.create_task(db.arun(self._connection, store.leader.wait_bell(self._bell), self._schema))
         try:
             while not waiter.done():
                 if not await self._dispatch_all():

@@ -46,21 +46,13 @@ class Configuration:
     async def declare(self, connection: db.AsyncConnection) -> None:
         """Write the code's values; a difference from what another start wrote is logged, the newest wins."""
         schema = self._settings.database_schema
-        known = {
-            config.type: config for config in await db.arun(connection, store.workers.read_types(), schema)
-        }
+        known = {config.type: config for config in await db.arun(connection, store.workers.read_types(), schema)}
         for item in self.declared:
             config = known.get(item.type)
-            before = (
-                config
-                and config.declared_at
-                and (config.max_concurrency, config.max_attempts, config.timeout)
-            )
+            before = config and config.declared_at and (config.max_concurrency, config.max_attempts, config.timeout)
             after = (item.max_concurrency, item.max_attempts, item.timeout)
             if before and before != after:
-                logger.warning(
-                    "type %s was declared %s by another start, is now %s", item.type, before, after
-                )
+                logger.warning("type %s was declared %s by another start, is now %s", item.type, before, after)
         if self.declared:
             await db.arun(connection, store.workers.declare(self.declared), schema)
 

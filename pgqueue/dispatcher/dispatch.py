@@ -156,9 +156,7 @@ class Dispatch(Service):
         """Find every lane with work and look at all of it again."""
         connection = await self._connected()
         started = self._busy_since = clock()
-        lanes, due = await db.arun_together(
-            connection, [store.jobs.lanes(), store.jobs.next_due()], self._schema
-        )
+        lanes, due = await db.arun_together(connection, [store.jobs.lanes(), store.jobs.next_due()], self._schema)
         if due is not None:
             self._on_due(due)
         found = [lane for lane in lanes if self._configuration.serves(lane[0])]
@@ -204,9 +202,7 @@ class Dispatch(Service):
         now = clock()
         for job in jobs:
             overdue = now + job.timeout + STALE_GRACE if job.timeout else None
-            self._running.add(
-                (job.id, job.attempt), Running(job.type, jobs[0].worker_id, job.timeout, overdue)
-            )
+            self._running.add((job.id, job.attempt), Running(job.type, jobs[0].worker_id, job.timeout, overdue))
         self._worker.accept(jobs, jobs[0].worker_id)
         size = sum(len(job.payload) for job in jobs) / len(jobs)
         self._batch = max(1, min(MAX_BATCH, int(MAX_BATCH_BYTES / max(size, 1))))

@@ -216,7 +216,7 @@ class Dispatcher:
             asyncio.run(live())
         finally:
             if not ended.get_loop().is_closed():
-                ended.get_loop().call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
+                ended.get_loop().call_soon_threadsafe(_set_done, ended)
 
     async def _begin(self, sessions: Sessions) -> None:
         settings = self.settings
@@ -315,9 +315,7 @@ class Dispatcher:
             assert self._forced is not None  # noqa: S101 - run() has set it
             await self._worker.drain(self.settings.shutdown_timeout, self._forced)
             if not await self._on_control(self._worker.completer.flushed(FLUSH_TIMEOUT)):
-                logger.error(
-                    "some outcomes could not be written; their jobs are taken for lost and go by max_attempts"
-                )
+                logger.error("some outcomes could not be written; their jobs are taken for lost and go by max_attempts")
             await self._worker.close()
         if self._leader is not None:
             await self._on_control(self._end())
@@ -335,3 +333,8 @@ class Dispatcher:
             self._thread_error = error
         finally:
             self._ready.set()
+
+
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -147,11 +147,7 @@ class Leader(Service):
         try:
             renewed = await self._run(store.leader.renew(term.name, term.holder_id, term.epoch, self._ttl))
         except DatabaseError as error:
-            lost = (
-                isinstance(error, DatabaseUnavailableError)
-                or self._connection is None
-                or self._connection.closed
-            )
+            lost = isinstance(error, DatabaseUnavailableError) or self._connection is None or self._connection.closed
             if lost or clock() >= self._trusted_until:
                 await self._lose(term, f"its lease could not be renewed: {error}")
                 raise

@@ -99,23 +99,11 @@ class Reaper(Service):
         more = True
         while more:
             async with self._maintenance.transaction() as connection:
-                for worker_id, host, pid in await db.arun(
-                    connection, store.workers.mark_dead(), self._schema
-                ):
-                    logger.warning(
-                        "worker %s (%s:%d) is dead: no heartbeat for its lease", worker_id, host, pid
-                    )
+                for worker_id, host, pid in await db.arun(connection, store.workers.mark_dead(), self._schema):
+                    logger.warning("worker %s (%s:%d) is dead: no heartbeat for its lease", worker_id, host, pid)
                 known = list(self._running.workers())
-                gone = (
-                    await db.arun(connection, store.workers.unknown_or_dead(known), self._schema)
-                    if known
-                    else []
-                )
-                jobs = (
-                    await db.arun(connection, store.jobs.stale_of_workers(gone, BATCH), self._schema)
-                    if gone
-                    else []
-                )
+                gone = await db.arun(connection, store.workers.unknown_or_dead(known), self._schema) if known else []
+                jobs = await db.arun(connection, store.jobs.stale_of_workers(gone, BATCH), self._schema) if gone else []
                 if jobs:
                     await self._decide(connection, jobs, JobLostError("the worker died or lost its lease"))
                 more = len(jobs) == BATCH

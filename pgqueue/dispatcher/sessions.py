@@ -85,7 +85,8 @@ class Sessions:
         )
         if not self.pooled:
             with db.translated():
-                for setting in settings:
+                # A disabled plan type counts as a cost of ten milliards, which alone would start the JIT compiler.
+                for setting in ("jit = off", *settings):
                     await connection.execute(f"SET {setting}".encode())
         return connection
 

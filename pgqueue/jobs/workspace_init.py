@@ -51,9 +51,7 @@ class WorkspaceInitExecutor:
             WorkspaceError: from the local service, when the workspace could not be made.
         """
         payload = parse_payload(WorkspaceInitPayload, job.payload)
-        return job_result(
-            {"workspaceId": payload.workspace_id}, self._service.initialize(payload.workspace_id)
-        )
+        return job_result({"workspaceId": payload.workspace_id}, self._service.initialize(payload.workspace_id))
 
 
 class LocalWorkspaceService:
@@ -177,9 +175,7 @@ def _clone(template: str | Path, building: Path, git: Git) -> None:
         options += ["--upload-pack", UPLOAD_PACK]
     git.run("clone", *options, "--", template, building)
     if git.head(building) is None:
-        raise WorkspaceError(
-            f"the template {mask(str(template))} has no commit at its HEAD; commit to it first"
-        )
+        raise WorkspaceError(f"the template {mask(str(template))} has no commit at its HEAD; commit to it first")
 
 
 def _resolved(template: str | Path) -> str | Path:

@@ -64,7 +64,7 @@ def enqueue(job: EncodedJob, bell: Bell) -> Statement[Inserted]:
         "concurrency_key": job.concurrency_key,
         **bell.params,
     }
-    return Statement("jobs.enqueue", params, lambda rows: tuple(rows[0]))  # type: ignore[arg-type]
+    return Statement("jobs.enqueue", params, lambda rows: tuple(rows[0]))
 
 
 def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell) -> Statement[list[Inserted]]:
@@ -84,7 +84,7 @@ def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell) -> Statement[list[Inser
         "concurrency_keys": [job.concurrency_key for job in jobs],
         **bell.params,
     }
-    return Statement("jobs.enqueue_many", params, lambda rows: [tuple(row) for row in rows])  # type: ignore[misc]
+    return Statement("jobs.enqueue_many", params, lambda rows: [tuple(row) for row in rows])
 
 
 def live_by_unique_hash(hashes: Iterable[bytes]) -> Statement[dict[bytes, Job]]:
@@ -300,6 +300,4 @@ def _json(text: str | None) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return {
-            "unreadable": text[:1000]
-        }  # valid to PostgreSQL, not to Python: shown, and one row's trouble only
+        return {"unreadable": text[:1000]}  # valid to PostgreSQL, not to Python: shown, and one row's trouble only

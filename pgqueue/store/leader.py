@@ -63,9 +63,7 @@ def evict(application_name: str) -> Statement[int]:
     return Statement("leader.evict", {"application_name": application_name}, scalar)
 
 
-def take(
-    name: str, holder_id: UUID, holder: str, ttl: float, *, locked: bool, row_only: bool
-) -> Statement[int | None]:
+def take(name: str, holder_id: UUID, holder: str, ttl: float, *, locked: bool, row_only: bool) -> Statement[int | None]:
     """Take the lease for `ttl` seconds: the new epoch, or None where it is not to be had."""
     params = {
         "name": name,

@@ -124,9 +124,7 @@ def cancel(job_id: int) -> Operation[bool]:
         if job.state.finished:
             return False
         if job.state is JobState.PROCESSING:
-            raise ConflictError(
-                f"job {job_id} is processing: only a job that has not started can be cancelled"
-            )
+            raise ConflictError(f"job {job_id} is processing: only a job that has not started can be cancelled")
     raise ConflictError(f"job {job_id} keeps changing its state: try again")
 
 

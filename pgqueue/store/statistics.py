@@ -34,9 +34,7 @@ def overview() -> Statement[Overview]:
 
 def by_type() -> Statement[list[tuple[str, str, str, int]]]:
     """Live jobs: type, queue, state, number."""
-    return Statement(
-        "statistics.by_type", {}, lambda rows: [(row[0], row[1], row[2], row[3]) for row in rows]
-    )
+    return Statement("statistics.by_type", {}, lambda rows: [(row[0], row[1], row[2], row[3]) for row in rows])
 
 
 def schema_exists() -> Statement[bool]:
@@ -71,9 +69,7 @@ def expired_partitions(
 ) -> Statement[list[tuple[str, date]]]:
     """Leaf and day of each partition past its retention (seconds)."""
     params = {"schema": schema, "completed": completed, "failed": failed, "cancelled": cancelled}
-    return Statement(
-        "finished_jobs.expired_partitions", params, lambda rows: [(row[0], row[1]) for row in rows]
-    )
+    return Statement("finished_jobs.expired_partitions", params, lambda rows: [(row[0], row[1]) for row in rows])
 
 
 def empty_partition(leaf: str) -> Statement[bool]:

@@ -98,9 +98,7 @@ def mark_dead() -> Statement[list[tuple[UUID, str, int]]]:
 
 def unknown_or_dead(worker_ids: Sequence[UUID]) -> Statement[list[UUID]]:
     """Which of these workers will never report again."""
-    return Statement(
-        "workers.unknown_or_dead", {"ids": list(worker_ids)}, lambda rows: [row[0] for row in rows]
-    )
+    return Statement("workers.unknown_or_dead", {"ids": list(worker_ids)}, lambda rows: [row[0] for row in rows])
 
 
 def forget_dead() -> Statement[None]:

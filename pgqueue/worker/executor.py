@@ -118,9 +118,7 @@ class ExecutorPool:
     async def _call(self, registration: Registration, run: Run) -> Any:
         coroutine = self._is_coroutine.get(registration.type)
         if coroutine is None:
-            coroutine = self._is_coroutine[registration.type] = inspect.iscoroutinefunction(
-                registration.execute
-            )
+            coroutine = self._is_coroutine[registration.type] = inspect.iscoroutinefunction(registration.execute)
         if coroutine:
             return await registration.execute(run.context.job, run.context)
         run.in_thread = True
@@ -162,9 +160,7 @@ class ExecutorPool:
             self._idle.set()
 
     def _time_out(self, run: Run) -> None:
-        self._stop(
-            run, JobTimeoutError(f"the run took longer than its timeout of {run.context.job.timeout:g} s")
-        )
+        self._stop(run, JobTimeoutError(f"the run took longer than its timeout of {run.context.job.timeout:g} s"))
 
     def _stop(self, run: Run, ending: BaseException) -> None:
         if run.stopping is None:

@@ -107,9 +107,7 @@ class LocalWorker:
 
     async def drain(self, timeout: float, forced: asyncio.Event) -> None:
         """On the handlers' loop: wait `timeout` seconds, or until forced, for what runs; release what is unfinished."""
-        idle, force = (
-            asyncio.ensure_future(waited) for waited in (self._pool.wait_idle(timeout), forced.wait())
-        )
+        idle, force = (asyncio.ensure_future(waited) for waited in (self._pool.wait_idle(timeout), forced.wait()))
         await asyncio.wait({idle, force}, return_when=asyncio.FIRST_COMPLETED)
         done = idle.done() and idle.result()
         for waiting in (idle, force):
