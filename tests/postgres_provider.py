@@ -45,9 +45,7 @@ PING_SECONDS = 3
 START_SECONDS = 30  # until a started container answers
 LOOPBACK = "127.0.0.1"
 # Of no use to a crash of the machine, and several times as fast; the same as the embedded server's.
-SERVER_COMMAND = (
-    "postgres -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=300"
-)
+SERVER_COMMAND = "postgres -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=300"
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,7 @@ def provide() -> Provided:
     """
     required = os.environ.get("PGQUEUE_TEST_REQUIRE", "")
     if required and required not in REQUIREMENTS:
-        raise pytest.UsageError(
-            f"PGQUEUE_TEST_REQUIRE is {required!r}, but must be one of {', '.join(REQUIREMENTS)}"
-        )
+        raise pytest.UsageError(f"PGQUEUE_TEST_REQUIRE is {required!r}, but must be one of {', '.join(REQUIREMENTS)}")
     started = time.monotonic()
     why_not: list[str] = []
     if url := os.environ.get("PGQUEUE_TEST_DATABASE_URL"):
@@ -143,9 +139,7 @@ def _missing_socket() -> str | None:
     host = os.environ.get("DOCKER_HOST", "")
     if not host:
         # Either file may name an engine elsewhere; the libraries know how to read them.
-        if any(
-            (Path.home() / name).exists() for name in (".docker/config.json", ".testcontainers.properties")
-        ):
+        if any((Path.home() / name).exists() for name in (".docker/config.json", ".testcontainers.properties")):
             return None
         host = f"unix://{DEFAULT_SOCKET}"
     path = host.removeprefix("unix://")
@@ -229,9 +223,7 @@ def _start_container(
     creating.set()
     if given_up():
         raise _UnusableError("given up")
-    container = PostgresContainer(
-        image, username="pgqueue", password="pgqueue", dbname="pgqueue", driver=None
-    )
+    container = PostgresContainer(image, username="pgqueue", password="pgqueue", dbname="pgqueue", driver=None)
     if os.environ.get("TESTCONTAINERS_HOST_OVERRIDE") == LOOPBACK:
         container.ports = {"5432/tcp": (LOOPBACK, None)}  # type: ignore[dict-item] # not every interface
     try:
@@ -295,6 +287,4 @@ def _open_directory() -> Path:
             root = Path(tempfile.mkdtemp(prefix="pgqueue-tests-", dir=parent))
             root.chmod(0o755)
             return root
-    raise pytest.UsageError(
-        "no PostgreSQL for the tests: no temporary directory that every account can enter"
-    )
+    raise pytest.UsageError("no PostgreSQL for the tests: no temporary directory that every account can enter")

@@ -32,9 +32,7 @@ WORKSPACES = "/var/lib/pgqueue/workspaces"
 
 def run(*command, env=None, check=True, seconds=120):
     __tracebackhide__ = True  # the environment is no reading matter
-    done = subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=seconds, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=seconds, check=False)
     if check and done.returncode:
         pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
@@ -114,9 +112,7 @@ def compose(images, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PGQUEUE_POSTGRES_", "COMPOSE_"))
+        name: value for name, value in os.environ.items() if not name.startswith(("PGQUEUE_POSTGRES_", "COMPOSE_"))
     } | {
         "COMPOSE_PROJECT_NAME": name,
         "PGQUEUE_IMAGE": IMAGE,
@@ -218,9 +214,7 @@ def test_composes_dispatchers_complete_a_job_and_a_restart_of_the_database_loses
     eventually(lambda: state(url, first["id"]) == "completed", "the finished job is still there")
     assert state(url, later["id"]) == "scheduled"
     again = pgqueue(url, "enqueue", "workspace_init", '{"workspaceId": "ws-3"}', "--json")
-    eventually(
-        lambda: state(url, again["id"]) == "completed", "a job enqueued after the restart is completed"
-    )
+    eventually(lambda: state(url, again["id"]) == "completed", "a job enqueued after the restart is completed")
     assert compose("ps", "--quiet", "dispatcher").split() == dispatchers
 
 

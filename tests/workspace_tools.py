@@ -88,14 +88,11 @@ def interfere_with_git(tmp_path, monkeypatch):
 
     def install(words, *, block=False):
         action = f'echo $$ > "{pid_file}.new"; mv "{pid_file}.new" "{pid_file}"; exec sleep 600'
-        failure = (
-            'echo "hint: noise" >&2; echo "fatal: the disk is on fire" >&2; echo "and so on" >&2; exit 9'
-        )
+        failure = 'echo "hint: noise" >&2; echo "fatal: the disk is on fire" >&2; echo "and so on" >&2; exit 9'
         directory.mkdir(exist_ok=True)
         script = directory / "git"
         script.write_text(
-            f'#!/bin/sh\ncase " $* " in *" {words} "*) {action if block else failure};; esac\n'
-            f'exec "{REAL_GIT}" "$@"\n'
+            f'#!/bin/sh\ncase " $* " in *" {words} "*) {action if block else failure};; esac\nexec "{REAL_GIT}" "$@"\n'
         )
         script.chmod(0o755)
         monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")

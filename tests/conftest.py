@@ -1,0 +1,116 @@
+"""One PostgreSQL for the run, a migrated template on it, a database of its own for each test that asks for `dsn`.
+
+The controlling process provides the server and the template; xdist's workers are given the URL. Which PostgreSQL
+was taken, and why not another, stands in the header and again in the final summary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import postgres_provider
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgqueue import Queue, migrate
+
+TEMPLATE = "pgqueue_template"
+_state: dict[str, Any] = {"lines": [], "url": None}
+_number = itertools.count()
+
+FORGET = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGUSER", "PGDATABASE", "PGPASSWORD")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Provide the server once, in the controlling process."""
+    for name in list(os.environ):
+        if name in FORGET or (name.startswith("PGQUEUE_") and not name.startswith(("PGQUEUE_TEST_", "PGQUEUE_PG_BIN"))):
+            del os.environ[name]
+    if hasattr(config, "workerinput"):
+        _state["url"] = config.workerinput["pgqueue_url"]
+    elif not config.option.collectonly and not config.option.help:
+        provided = postgres_provider.provide()
+        config.add_cleanup(provided.stop)
+        _state["url"] = provided.url
+        _state["lines"] = postgres_provider.header_lines(provided)
+        create_database(TEMPLATE)
+        migrate.upgrade(url_of(TEMPLATE))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker which server it is."""
+    node.workerinput["pgqueue_url"] = _state["url"]
+
+
+def pytest_report_header() -> list[str]:
+    """Which PostgreSQL, and why not another."""
+    return list(_state["lines"])
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The same once more: -q hides the header."""
+    for line in _state["lines"]:
+        terminalreporter.write_line(line)
+
+
+def url_of(database: str) -> str:
+    """A database's URL on the provided server."""
+    return make_conninfo(**{**conninfo_to_dict(_state["url"]), "dbname": database})
+
+
+def create_database(name: str, template: str = "template0") -> None:
+    """Make a database on the provided server."""
+    with psycopg.connect(_state["url"], autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
+
+
+def drop_database(name: str) -> None:
+    """End its sessions and drop it."""
+    with contextlib.suppress(psycopg.Error), psycopg.connect(_state["url"], autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+
+
+def _database(template: str) -> Iterator[str]:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    name = f"test_{worker}_{os.getpid()}_{next(_number)}"
+    create_database(name, template)
+    yield url_of(name)
+    drop_database(name)
+
+
+@pytest.fixture
+def dsn() -> Iterator[str]:
+    """A migrated database of the test's own (a libpq key=value string)."""
+    yield from _database(TEMPLATE)
+
+
+@pytest.fixture
+def empty_dsn() -> Iterator[str]:
+    """A database of the test's own without pgqueue's schema."""
+    yield from _database("template0")
+
+
+@pytest.fixture
+def sql(dsn: str) -> Iterator[Callable[..., list[Any]]]:
+    """Run SQL on the test's database, autocommitted; returns the rows."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+
+        def run(statement: str, *parameters: object) -> list[Any]:
+            cursor = connection.execute(statement.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+        yield run
+
+
+@pytest.fixture
+def queue(dsn: str) -> Iterator[Queue]:
+    """A Queue on the test's database."""
+    with Queue(dsn) as made:
+        yield made
