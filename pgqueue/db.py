@@ -38,6 +38,9 @@ POOL_SIZE = 10
 # A blackholed peer is noticed in about 9 s (reliability: TCP partition); libpq's defaults take two hours.
 KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 2, "tcp_user_timeout": 9000}
 
+SCHEMA_LEVEL = 1
+"""The revision number this code needs; an older schema gives exit code 4."""
+
 _UNAVAILABLE = frozenset({"57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03"})
 _SCHEMA = frozenset({"42P01", "3F000", "42883", "42703", "42704"})
 
@@ -247,7 +250,7 @@ async def apooled(pool: AsyncConnectionPool[AsyncConnection]) -> AsyncIterator[A
         await pool.putconn(connection)
 
 
-def check_schema(level: tuple[int, int] | None, needed: int) -> None:
+def check_schema(level: tuple[int, int] | None, needed: int = SCHEMA_LEVEL) -> None:
     """Raise unless code that needs schema level `needed` can work with a schema at `level` (number, serves from).
 
     Raises:

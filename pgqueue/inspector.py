@@ -14,7 +14,6 @@ from pgqueue import db, locate, store, validation
 from pgqueue.config import Settings
 from pgqueue.errors import DatabaseUnavailableError, InvalidArgumentError, JobNotFoundError
 from pgqueue.job import Job, JobState
-from pgqueue.schema import SCHEMA_LEVEL
 from pgqueue.store import Statement
 from pgqueue.store.leader import LeaderInfo
 from pgqueue.store.statistics import Overview
@@ -152,7 +151,7 @@ class Inspector:
     def _connected(self) -> db.Connection:
         connection = db.connect(locate.locate(self._settings, self._url).url, autocommit=True)
         try:
-            db.check_schema(db.read_schema_level(connection, self._schema), SCHEMA_LEVEL)
+            db.check_schema(db.read_schema_level(connection, self._schema))
         except BaseException:
             connection.close()
             raise

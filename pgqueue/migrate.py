@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from pgqueue import db, locate, store
 from pgqueue.config import Settings
 from pgqueue.errors import DatabaseError, DatabaseUnavailableError
-from pgqueue.schema import SCHEMA_LEVEL
 from pgqueue.store.statement import LOCK_CLASS, lock_key
 
 PARTITION_DAYS = 14
@@ -58,7 +57,7 @@ def level(url: str, schema: str = "pgqueue") -> tuple[int, int] | None:
 
 def check(url: str, schema: str = "pgqueue") -> None:
     """Raise SchemaError unless the schema at `url` fits this code."""
-    db.check_schema(level(url, schema), SCHEMA_LEVEL)
+    db.check_schema(level(url, schema))
 
 
 def alembic_target(attributes: dict[str, Any]) -> tuple[str, str]:

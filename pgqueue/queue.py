@@ -25,7 +25,6 @@ from pgqueue.payloads import (
     WorkspaceInitPayload,
     parse_payload,
 )
-from pgqueue.schema import SCHEMA_LEVEL
 from pgqueue.store import operations
 from pgqueue.store.operations import Operation
 from pgqueue.store.statement import Bell
@@ -92,12 +91,13 @@ def session_init_payload(session_id: str, workspace_id: str | None) -> dict[str,
 def log_enqueued(job: Job) -> None:
     """One INFO line for one enqueued job."""
     if logger.isEnabledFor(logging.INFO):
-        logger.info("job enqueued", extra={"job_id": job.id, "job_type": job.type, "queue": job.queue})
+        fields = {"job_id": job.id, "job_type": job.type, "queue": job.queue}
+        logger.info("job enqueued: id %d, type %s, queue %s", job.id, job.type, job.queue, extra=fields)
 
 
 def log_enqueued_many(jobs: int) -> None:
     """One INFO line for a batch."""
-    logger.info("jobs enqueued", extra={"jobs": jobs})
+    logger.info("jobs enqueued: %d", jobs)
 
 
 class Repeat(Enum):
@@ -315,7 +315,7 @@ class Queue(QueueBase):
                 if self._pool is None:
                     url = locate.locate(self.settings, self._url).url
                     with db.connect(url, autocommit=True) as connection:
-                        db.check_schema(db.read_schema_level(connection, self.schema), SCHEMA_LEVEL)
+                        db.check_schema(db.read_schema_level(connection, self.schema))
                     self._pool = db.make_pool(url)
         return self._pool
 

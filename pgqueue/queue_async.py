@@ -27,7 +27,6 @@ from pgqueue.queue import (
     session_init_payload,
     workspace_init_payload,
 )
-from pgqueue.schema import SCHEMA_LEVEL
 from pgqueue.store import operations
 from pgqueue.store.operations import Operation
 
@@ -226,6 +225,6 @@ class AsyncQueue(QueueBase):
                 if self._pool is None:
                     url = (await asyncio.to_thread(locate.locate, self.settings, self._url)).url
                     async with await db.aconnect(url) as connection:
-                        db.check_schema(await db.aread_schema_level(connection, self.schema), SCHEMA_LEVEL)
+                        db.check_schema(await db.aread_schema_level(connection, self.schema))
                     self._pool = await db.make_async_pool(url)
         return self._pool

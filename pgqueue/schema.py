@@ -11,8 +11,6 @@ from sqlalchemy.dialects import postgresql as pg
 
 from pgqueue.job import JobState
 
-SCHEMA_LEVEL = 1
-"""The revision number this code needs; an older schema gives exit code 4."""
 VERSION_TABLE = "pgqueue_alembic_version"
 
 _UTC = sa.DateTime(timezone=True)

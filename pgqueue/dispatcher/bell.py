@@ -53,7 +53,7 @@ class Doorbell:
         self._pause = FIRST_PAUSE
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep until rung, at most `seconds`; returns at once when there was something to dispatch.
+        """Sleep until rung or until there was something to dispatch; looks by itself every `seconds`.
 
         Nothing found after a ring means the work is not for now (a saturated type): then it pauses a little
         before it sleeps again, so that a stream of such enqueues does not ring for each.
@@ -65,18 +65,18 @@ class Doorbell:
                 await self._dispatch_all()
                 return
             await self._queue()
+        leaving: asyncio.Task[None] | None = None
         try:
-            if await self._dispatch_all():
-                self._pause = FIRST_PAUSE
-            elif await self._wait(seconds):
-                await self._leave()
-                if await self._dispatch_all():
-                    self._pause = FIRST_PAUSE
-                else:
+            while not await self._dispatch_all():
+                if leaving is not None:
                     await asyncio.sleep(self._pause)
                     self._pause = min(LAST_PAUSE, self._pause * 2)
+                    return
+                if await self._wait(seconds):
+                    leaving = asyncio.create_task(self._leave())  # on its own session, beside the dispatch
+            self._pause = FIRST_PAUSE
         finally:
-            await self._leave()
+            await (leaving or self._leave())
 
     async def close(self) -> None:
         """End the session and with it the lock."""

@@ -11,19 +11,21 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from uuid import UUID
 
 from pgqueue import db, store
+from pgqueue.clock import clock
 from pgqueue.dispatcher.bell import Doorbell
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.lanes import LaneKey, Lanes
-from pgqueue.dispatcher.leader import Term, clock
+from pgqueue.dispatcher.leader import Term
 from pgqueue.dispatcher.running import Running, RunningSet
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.errors import NotLeaderError
 from pgqueue.events import EventBus, JobsDispatched
 from pgqueue.job import Job
-from pgqueue.store.jobs import Promoted
+from pgqueue.store.jobs import LaneQuota, Promoted
 from pgqueue.store.statement import Bell
 from pgqueue.worker import LocalWorker
 
@@ -34,6 +36,7 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024
 SCAN_AT_LEAST = 0.02  # seconds between full scans while busy
 SCAN_SHARE = 20  # times what the last scan took
 STALE_GRACE = 2.0  # seconds the executor has to report a time-out itself
+CLAIM_PATIENCE = 2.0  # seconds a cancelled claim is waited for
 UNKNOWN_LIMIT = 500
 REPORT_EVERY = 60.0  # seconds between log lines about types nobody executes
 
@@ -179,31 +182,41 @@ class Dispatch(Service):
         quotas = self._lanes.plan(free, self._room, self._configuration.weights(), lambda _lane: True)
         if not quotas:
             return False
+        claim = asyncio.ensure_future(self._claim(quotas, worker_id))
+        try:
+            return await asyncio.shield(claim)
+        except asyncio.CancelledError:
+            # What the server has handed out must reach the worker, or it would lie there until it is taken for lost.
+            await asyncio.wait({claim}, timeout=CLAIM_PATIENCE)
+            claim.cancel()
+            raise
+
+    async def _claim(self, quotas: list[LaneQuota], worker_id: UUID) -> bool:
+        assert self._worker is not None  # noqa: S101 - _step has just asked it
         connection = await self._connected()
         self._busy_since = clock()
         statement = store.jobs.dispatch(quotas, worker_id, self._term.epoch)
-        try:
-            _, jobs = await db.arun_together(connection, [self._term.fence(), statement], self._schema)
-        except BaseException:
-            await self._drop_connection()  # whether it committed is read from the table by whoever leads next
-            raise
+        with self._worker.claiming():
+            try:
+                _, jobs = await db.arun_together(connection, [self._term.fence(), statement], self._schema)
+            except BaseException:
+                await self._drop_connection()
+                raise
+            if jobs:
+                self._hand_over(jobs, worker_id)
         self._busy_since = None
         self._lanes.dispatched(quotas, jobs)
         self._scanned_empty = False
-        if not jobs:
-            return False
-        self._hand_over(jobs)
-        return True
+        return bool(jobs)
 
-    def _hand_over(self, jobs: list[Job]) -> None:
+    def _hand_over(self, jobs: list[Job], worker_id: UUID) -> None:
         assert self._worker is not None  # noqa: S101 - _step has just asked it
-        assert jobs[0].worker_id is not None  # noqa: S101 - dispatch has set it
         self._configuration.resolve(jobs)
         now = clock()
         for job in jobs:
             overdue = now + job.timeout + STALE_GRACE if job.timeout else None
-            self._running.add((job.id, job.attempt), Running(job.type, jobs[0].worker_id, job.timeout, overdue))
-        self._worker.accept(jobs, jobs[0].worker_id)
+            self._running.add((job.id, job.attempt), Running(job.type, worker_id, job.timeout, overdue))
+        self._worker.accept(jobs, worker_id)
         size = sum(len(job.payload) for job in jobs) / len(jobs)
         self._batch = max(1, min(MAX_BATCH, int(MAX_BATCH_BYTES / max(size, 1))))
         self._events.emit(JobsDispatched(Counter(job.type for job in jobs)))

@@ -8,6 +8,7 @@ may run; one leads, the others wait.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Coroutine, Sequence
@@ -21,11 +22,10 @@ from pgqueue.dispatcher.duties import Duties
 from pgqueue.dispatcher.leader import Leader, Term
 from pgqueue.dispatcher.listener import Listener
 from pgqueue.dispatcher.sessions import PoolerMode, Sessions, probe
-from pgqueue.errors import ConflictError
+from pgqueue.errors import ConflictError, PgQueueError
 from pgqueue.events import EventBus, LeaderElected, LeaderLost
 from pgqueue.queue import QueueBase
 from pgqueue.registry import Executor, Limits, Registry
-from pgqueue.schema import SCHEMA_LEVEL
 from pgqueue.store.jobs import Run
 from pgqueue.store.statement import Bell
 from pgqueue.worker import LocalWorker
@@ -70,6 +70,7 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread_error: BaseException | None = None
+        self._ended: asyncio.Future[None] | None = None
         self._ready = threading.Event()
         if queue is not None:
             queue.set_notify_func(self.wake)
@@ -148,6 +149,7 @@ class Dispatcher:
         sessions = await self._prepared_sessions()
         started: asyncio.Future[asyncio.AbstractEventLoop] = self._handlers.create_future()
         ended: asyncio.Future[None] = self._handlers.create_future()
+        self._ended = ended
         stop_control = asyncio.Event()
         thread = threading.Thread(
             target=self._control_thread,
@@ -175,7 +177,7 @@ class Dispatcher:
         else:
             url = (await asyncio.to_thread(locate.locate, settings)).url
         async with await db.aconnect(url) as connection:
-            db.check_schema(await db.aread_schema_level(connection, settings.database_schema), SCHEMA_LEVEL)
+            db.check_schema(await db.aread_schema_level(connection, settings.database_schema))
         mode = await probe(url)
         if mode is not PoolerMode.DIRECT:
             logger.warning("there is a %s before the database", mode.value)
@@ -243,7 +245,9 @@ class Dispatcher:
             listener = Listener(sessions, self._bell, self._rung, self._told)
             self._tasks.append(asyncio.create_task(listener.run(), name="listener"))
         if self._worker is not None:
-            self._tasks.append(asyncio.create_task(self._worker.completer.run(), name="completer"))
+            self._tasks.append(asyncio.create_task(self._worker.run_control(), name="worker"))
+        for task in self._tasks:
+            task.add_done_callback(self._ended_by_itself)
 
     async def _elected(self, term: Term) -> None:
         self._duties = Duties(
@@ -274,6 +278,14 @@ class Dispatcher:
     def _done(self, runs: Sequence[Run]) -> None:
         if self._duties is not None:
             self._duties.done(runs)
+
+    def _ended_by_itself(self, task: asyncio.Task[None]) -> None:
+        """A loop that should never end has ended: the process cannot do its work, so `run` raises."""
+        error = None if task.cancelled() else task.exception()
+        handlers, ended = self._handlers, self._ended
+        if error is not None and handlers is not None and ended is not None:
+            logger.critical("the %s loop ended: %r", task.get_name(), error)
+            handlers.call_soon_threadsafe(_set_error, ended, error)
 
     async def _resign(self) -> None:
         if self._leader is not None:
@@ -314,6 +326,8 @@ class Dispatcher:
         if self._worker is not None:
             assert self._forced is not None  # noqa: S101 - run() has set it
             await self._worker.drain(self.settings.shutdown_timeout, self._forced)
+            with contextlib.suppress(PgQueueError):
+                await self._on_control(self._worker.repair())
             if not await self._on_control(self._worker.completer.flushed(FLUSH_TIMEOUT)):
                 logger.error("some outcomes could not be written; their jobs are taken for lost and go by max_attempts")
             await self._worker.close()
@@ -333,6 +347,11 @@ class Dispatcher:
             self._thread_error = error
         finally:
             self._ready.set()
+
+
+def _set_error(future: asyncio.Future[None], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 def _set_done(future: asyncio.Future[None]) -> None:

@@ -11,10 +11,11 @@ import logging
 from collections.abc import Sequence
 
 from pgqueue import db, store
+from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.dispatch import STALE_GRACE, Dispatch
-from pgqueue.dispatcher.leader import Term, clock
+from pgqueue.dispatcher.leader import Term
 from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.promote import Promoter
 from pgqueue.dispatcher.prune import Pruner
@@ -79,8 +80,8 @@ class Duties:
         self._task = asyncio.create_task(self._run())
 
     def stuck(self, limit: float) -> bool:
-        """True if the dispatch has made no progress for `limit` seconds."""
-        return self._dispatch.stuck(limit)
+        """True if the dispatch has made no progress for `limit` seconds, or the duties have ended by themselves."""
+        return self._task.done() or self._dispatch.stuck(limit)
 
     def rung(self) -> None:
         """An enqueue rang."""
@@ -89,7 +90,7 @@ class Duties:
 
     def changed(self) -> None:
         """Something was configured: read it again."""
-        self._reaper.wake()
+        self._reaper.changed()
 
     def freed(self) -> None:
         """The worker has room."""

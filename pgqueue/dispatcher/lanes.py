@@ -93,6 +93,7 @@ class Lanes:
                     quotas[lane] = quotas.get(lane, 0) + 1
                     left[lane[1]] -= 1
                     break
+                self._credit[queue] = 0.0
                 del open_queues[queue]
             if not open_queues:
                 break

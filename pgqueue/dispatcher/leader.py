@@ -17,13 +17,13 @@ import logging
 import os
 import random
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from pgqueue import db, store
+from pgqueue.clock import clock
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions, application_name
 from pgqueue.errors import DatabaseError, DatabaseUnavailableError
@@ -35,11 +35,6 @@ logger = logging.getLogger(__name__)
 TRUST_MARGIN = 0.5  # seconds; at most a sixth of the lease
 FOLLOWER_PACE = 0.75  # of the heartbeat interval
 FOLLOWER_JITTER = 0.2
-
-
-def clock() -> float:
-    """Seconds on a clock that goes on while the machine sleeps."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +205,7 @@ class Leader(Service):
     async def _lose(self, term: Term, why: str, *, reconnect: bool = True) -> None:
         self.term = None
         self._trusted_until = 0.0
-        logger.warning("leads no more (epoch %d): %s", term.epoch, why)
+        logger.log(logging.WARNING if reconnect else logging.INFO, "leads no more (epoch %d): %s", term.epoch, why)
         await self._on_lost(term, why)
         if reconnect:
             await self.close()

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from pgqueue import store
-from pgqueue.dispatcher.leader import clock
+from pgqueue.clock import clock
 from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.service import Service
 from pgqueue.store.jobs import Promoted
@@ -14,6 +14,7 @@ from pgqueue.store.jobs import Promoted
 logger = logging.getLogger(__name__)
 
 BATCH = 1000
+LOOK_EVERY = 5  # poll intervals
 
 
 class Promoter(Service):
@@ -21,7 +22,7 @@ class Promoter(Service):
 
     Args:
         maintenance: fenced writes.
-        poll_interval: seconds; looks at least this often.
+        poll_interval: seconds; every dispatch scan tells of the next due time, so looking by itself is rarer.
         on_promoted: called with the jobs that became pending.
     """
 
@@ -32,19 +33,21 @@ class Promoter(Service):
     ) -> None:
         super().__init__()
         self._maintenance = maintenance
-        self._poll_interval = poll_interval
+        self._longest = LOOK_EVERY * poll_interval
         self._on_promoted = on_promoted
         self._next_look = 0.0
 
     async def run_once(self) -> float:
         """Promote what is due; the seconds until the next one is."""
-        promoted, due = await self._maintenance.fenced(store.jobs.promote(BATCH), store.jobs.next_due())
-        if promoted:
+        due = await self._maintenance.plain(store.jobs.next_due())
+        if due is not None and due <= 0:
+            promoted, due = await self._maintenance.fenced(store.jobs.promote(BATCH), store.jobs.next_due())
             logger.debug("%d jobs: scheduled -> pending", len(promoted))
-            self._on_promoted(promoted)
-        pause = self._poll_interval if due is None else min(self._poll_interval, max(0.001, due))
+            if promoted:
+                self._on_promoted(promoted)
+        pause = self._longest if due is None else min(self._longest, max(0.001, due))
         self._next_look = clock() + pause
-        return 0.0 if len(promoted) == BATCH else pause
+        return pause
 
     def due_in(self, seconds: float) -> None:
         """A scheduled job is due in this many seconds: look then, if that is sooner than planned."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from pgqueue import db, store
+from pgqueue.clock import clock
 from pgqueue.dispatcher.configuration import Configuration
-from pgqueue.dispatcher.leader import clock
 from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.running import RunningSet
 from pgqueue.dispatcher.service import Service
@@ -26,6 +26,7 @@ from pgqueue.store.jobs import Run
 logger = logging.getLogger(__name__)
 
 BATCH = 500
+REFRESH_EVERY = 5  # rounds; a change made by pgqueue's own commands is told at once
 
 
 class Reaper(Service):
@@ -66,26 +67,37 @@ class Reaper(Service):
         self._interval = interval
         self._patience = patience
         self._reap_from = clock() + patience
+        self._next_refresh = 0.0
         self._events = events
         self._on_freed = on_freed
         self._on_changed = on_changed
 
     async def run_once(self) -> float:
         """Repair what is in flight, then reap."""
-        async with self._maintenance.connection() as connection:
-            changed = await self._configuration.refresh(connection)
-        if changed:
-            self._on_changed()
+        await self._refresh()
         await self._hear_late()
         if clock() >= self._reap_from:
             await self._reap_workers()
         await self._reap_overdue()
         return self._interval
 
+    def changed(self) -> None:
+        """Types or queues were configured: read them now."""
+        self._next_refresh = 0.0
+        self.wake()
+
     def failed(self, error: Exception) -> float:
         """The database was away, so workers could not beat either: wait a lease again."""
         self._reap_from = clock() + self._patience
         return super().failed(error)
+
+    async def _refresh(self) -> None:
+        if clock() >= self._next_refresh:
+            async with self._maintenance.connection() as connection:
+                changed = await self._configuration.refresh(connection)
+            self._next_refresh = clock() + REFRESH_EVERY * self._interval
+            if changed:
+                self._on_changed()
 
     async def _hear_late(self) -> None:
         """Free the slots of runs that are over without our having heard: by primary key, so it costs little."""
@@ -96,18 +108,17 @@ class Reaper(Service):
                 self._on_freed()
 
     async def _reap_workers(self) -> None:
-        more = True
+        known = list(self._running.workers())
+        more = await self._maintenance.plain(store.workers.suspects(known))
         while more:
             async with self._maintenance.transaction() as connection:
                 for worker_id, host, pid in await db.arun(connection, store.workers.mark_dead(), self._schema):
                     logger.warning("worker %s (%s:%d) is dead: no heartbeat for its lease", worker_id, host, pid)
-                known = list(self._running.workers())
                 gone = await db.arun(connection, store.workers.unknown_or_dead(known), self._schema) if known else []
                 jobs = await db.arun(connection, store.jobs.stale_of_workers(gone, BATCH), self._schema) if gone else []
                 if jobs:
                     await self._decide(connection, jobs, JobLostError("the worker died or lost its lease"))
                 more = len(jobs) == BATCH
-        await self._maintenance.plain(store.workers.forget_dead())
 
     async def _reap_overdue(self) -> None:
         overdue = self._running.overdue(clock())[:BATCH]

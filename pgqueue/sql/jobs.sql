@@ -207,6 +207,11 @@ SELECT id, attempt, type, queue, max_attempts, released, worker_id
 FROM pgqueue.jobs WHERE state = 'processing' AND worker_id = ANY(%(worker_ids)s::uuid[])
 ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 
+-- name: assigned
+-- What a worker holds: it compares with what it knows.
+SELECT id, attempt, type, queue, max_attempts, released, worker_id
+FROM pgqueue.jobs WHERE state = 'processing' AND worker_id = %(worker_id)s
+
 -- name: stale_by_timeout
 -- Which of these runs are still processing `seconds` after they started, locked for the verdict.
 SELECT job.id, job.attempt, job.type, job.queue, job.max_attempts, job.released, job.worker_id

@@ -16,6 +16,12 @@ RETURNING 1
 -- A worker that has nothing left goes without a trace.
 DELETE FROM pgqueue.workers AS worker WHERE id = %(id)s
 
+-- name: suspects
+-- Is there anything to reap? Read only, so that an idle leader writes nothing.
+SELECT EXISTS (SELECT FROM pgqueue.workers WHERE NOT dead AND expires_at < clock_timestamp())
+    OR EXISTS (SELECT FROM unnest(%(ids)s::uuid[]) AS known(id)
+               LEFT JOIN pgqueue.workers AS worker ON worker.id = known.id WHERE worker.id IS NULL OR worker.dead)
+
 -- name: mark_dead
 -- First half of reaping: a statement of its own, so that a heartbeat committed before it saves the worker.
 UPDATE pgqueue.workers SET dead = true WHERE NOT dead AND expires_at < clock_timestamp() RETURNING id, host, pid

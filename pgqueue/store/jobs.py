@@ -237,6 +237,11 @@ def stale_of_workers(worker_ids: Sequence[UUID], limit: int) -> Statement[list[J
     return Statement("jobs.stale_of_workers", params, _stale)
 
 
+def assigned(worker_id: UUID) -> Statement[list[Job]]:
+    """What a worker holds, by the table."""
+    return Statement("jobs.assigned", {"worker_id": worker_id}, _stale)
+
+
 def stale_by_timeout(runs: Sequence[tuple[int, int, float]]) -> Statement[list[Job]]:
     """Which of these runs (id, attempt, seconds) are running still after their seconds, locked."""
     params = {

@@ -8,7 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from pgqueue.registry import Registration
-from pgqueue.store.statement import Bell, Statement, nothing
+from pgqueue.store.statement import Bell, Statement, nothing, scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,11 @@ def leave(worker_id: UUID) -> Statement[None]:
 def mark_dead() -> Statement[list[tuple[UUID, str, int]]]:
     """Workers whose lease ran out: id, host, pid of each."""
     return Statement("workers.mark_dead", {}, lambda rows: [(row[0], row[1], row[2]) for row in rows])
+
+
+def suspects(worker_ids: Sequence[UUID]) -> Statement[bool]:
+    """True if any worker's lease ran out, or any of these is dead or unknown: time to reap."""
+    return Statement("workers.suspects", {"ids": list(worker_ids)}, scalar)
 
 
 def unknown_or_dead(worker_ids: Sequence[UUID]) -> Statement[list[UUID]]:

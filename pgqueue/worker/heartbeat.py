@@ -10,16 +10,17 @@ import logging
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
 from uuid import UUID, uuid4
 
 import pgqueue
 from pgqueue import db, store
+from pgqueue.clock import clock
 from pgqueue.errors import PgQueueError
 
 logger = logging.getLogger(__name__)
 
+STOP_TIMEOUT = 5.0  # seconds a stopping worker waits for its row to go
 LEASE_MARGIN = 0.8
 """The share of the lease after which a worker that cannot renew stops its jobs."""
 
@@ -74,19 +75,20 @@ class Heartbeat:
     def stop(self) -> None:
         """End: the row goes, if the database can be reached."""
         self._stop.set()
-        self._thread.join(timeout=5)
+        if self._thread.is_alive():
+            self._thread.join(timeout=STOP_TIMEOUT)
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            started = time.monotonic()
+            started = clock()
             try:
                 self._beat(started)
             except PgQueueError as error:
                 logger.warning("heartbeat failed: %s", error)
                 self._disconnect()
-            if self.worker_id is not None and time.monotonic() > self._deadline:
+            if self.worker_id is not None and clock() > self._deadline:
                 self._lose("its lease could not be renewed in time")
-            self._stop.wait(max(0.0, self._interval - (time.monotonic() - started)))
+            self._stop.wait(max(0.0, self._interval - (clock() - started)))
         self._leave()
 
     def _beat(self, started: float) -> None:

@@ -6,22 +6,29 @@ Takes jobs from whoever dispatches in the same process, by `accept`; says how ma
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from uuid import UUID
 
-from pgqueue import db
+from pgqueue import db, store
 from pgqueue.config import Settings
 from pgqueue.events import EventBus
 from pgqueue.job import Job
-from pgqueue.outcome import JobLostError, JobReleasedError
+from pgqueue.errors import PgQueueError
+from pgqueue.outcome import JobLostError, JobReleasedError, decide
 from pgqueue.registry import Registry
 from pgqueue.store.jobs import Run
 from pgqueue.worker.completer import Completer
 from pgqueue.worker.executor import Ended, ExecutorPool
 from pgqueue.worker.heartbeat import Heartbeat
 
+logger = logging.getLogger(__name__)
+
+REPAIR_EVERY = 5  # heartbeats
 MAX_UNWRITTEN = 5_000
 """How many outcomes may wait for the database before no more jobs are taken."""
 FLUSH_TIMEOUT = 5.0  # seconds a stopping worker waits for its last outcomes to be written
@@ -62,10 +69,18 @@ class LocalWorker:
         self._on_freed = on_freed
         self._concurrency = settings.concurrency
         self._accepted = 0
+        self._schema = settings.database_schema
+        self._repair_every = REPAIR_EVERY * settings.heartbeat_interval
+        self._pool_missed = 0  # accepted by number only: they never reached the pool
+        self._assigned: set[Run] = set()
+        self._claims = 0
+        self._claiming = False
+        self._on_done = on_done
+        self._connect = connect
         self._pool = ExecutorPool(
             registry, settings.concurrency, f"{socket.gethostname()}:{os.getpid()}", self._hand_to_control
         )
-        self.completer = Completer(connect, settings.database_schema, events, on_done)
+        self.completer = Completer(connect, settings.database_schema, events, self._done)
         self._heartbeat = Heartbeat(
             url,
             settings.database_schema,
@@ -92,14 +107,65 @@ class LocalWorker:
         """How many more jobs may be dispatched to this worker now."""
         if self.worker_id is None:
             return 0
-        running = self._accepted - self._pool.ended_count
+        running = self._accepted - self._pool.ended_count - self._pool_missed
         unwritten = self._accepted - self.completer.done_count
         return min(self._concurrency - running, MAX_UNWRITTEN - unwritten)
 
     def accept(self, jobs: Sequence[Job], worker_id: UUID) -> None:
         """Execute `jobs`, which were dispatched to `worker_id`."""
         self._accepted += len(jobs)
+        self._assigned.update((job.id, job.attempt) for job in jobs)
         self._handlers.call_soon_threadsafe(self._pool.execute, jobs, worker_id)
+
+    @contextlib.contextmanager
+    def claiming(self) -> Iterator[None]:
+        """Around a claim for this worker: rows may be assigned to it that it has not been given yet."""
+        self._claiming = True
+        self._claims += 1
+        try:
+            yield
+        finally:
+            self._claiming = False
+
+    async def repair(self) -> None:
+        """On the control loop: give back rows assigned to this worker that it never got.
+
+        They come from a claim that committed while its answer was lost. Nobody runs them, so no attempt is burned.
+        """
+        worker_id = self.worker_id
+        if worker_id is None or self._claiming:
+            return
+        claims = self._claims
+        connection = await self._connect()
+        try:
+            rows = await db.arun(connection, store.jobs.assigned(worker_id), self._schema)
+        finally:
+            await connection.close()
+        lost = [job for job in rows if (job.id, job.attempt) not in self._assigned]
+        if lost and claims == self._claims and not self._claiming:
+            logger.warning("%d jobs were assigned to this worker without its knowing: given back", len(lost))
+            now = datetime.now(UTC)
+            self._accepted += len(lost)
+            self._pool_missed += len(lost)
+            self.completer.add([(decide(job, JobReleasedError(), now=now), worker_id) for job in lost])
+
+    async def run_control(self) -> None:
+        """On the control loop: write outcomes and repair, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.completer.run())
+            group.create_task(self._repair_from_time_to_time())
+
+    async def _repair_from_time_to_time(self) -> None:
+        while True:
+            await asyncio.sleep(self._repair_every)
+            try:
+                await self.repair()
+            except PgQueueError as error:
+                logger.debug("repair put off: %s", error)
+
+    def _done(self, runs: Sequence[Run]) -> None:
+        self._assigned.difference_update(runs)
+        self._on_done(runs)
 
     def start(self) -> None:
         """Register and begin to beat."""
