@@ -66,10 +66,10 @@ def describe(url: str) -> str:
     return mask_password(url) if url != "postgresql://" else "libpq's PG* variables"
 
 
-def connect(url: str, *, purpose: str = "pgqueue", autocommit: bool = False) -> Connection:
-    """A new connection of one's own."""
+def connect(url: str, *, purpose: str = "pgqueue", autocommit: bool = False, **options: Any) -> Connection:
+    """A new connection of one's own; `options` are libpq's and beat the URL's."""
     with translated():
-        connection = psycopg.connect(conninfo(url, purpose), autocommit=autocommit)
+        connection = psycopg.connect(conninfo(url, purpose), autocommit=autocommit, **options)
         prepare_session(connection)
         return connection
 

@@ -197,7 +197,7 @@ class Dispatcher:
             self.registry,
             sessions.url,
             holder_id=self.holder_id,
-            connect=sessions.plain,
+            connect=sessions.completion,
             control=self._control,
             events=self.events,
             on_freed=self._freed,

@@ -13,6 +13,7 @@ then the row is taken. Renewal is gated on the duties' progress, so a leader who
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -140,7 +141,11 @@ class Leader(Service):
             await self._lose(term, "its dispatch is stuck")
             return
         try:
-            renewed = await self._run(store.leader.renew(term.name, term.holder_id, term.epoch, self._ttl))
+            async with asyncio.timeout(max(0.0, self._trusted_until - started)):
+                renewed = await self._run(store.leader.renew(term.name, term.holder_id, term.epoch, self._ttl))
+        except TimeoutError:
+            await self._lose(term, "its lease could not be renewed in time")
+            return
         except DatabaseError as error:
             lost = isinstance(error, DatabaseUnavailableError) or self._connection is None or self._connection.closed
             if lost or clock() >= self._trusted_until:

@@ -13,6 +13,7 @@ from uuid import UUID
 import psycopg
 
 from pgqueue import db
+from pgqueue.worker import completer
 
 LEASE_STATEMENT_TIMEOUT = 2_000  # milliseconds; a renewal that takes longer has failed
 LOCK_TIMEOUT = 500  # milliseconds a lease statement waits for the row
@@ -43,8 +44,12 @@ class Sessions:
         return application_name(self.holder_id)
 
     async def plain(self) -> db.AsyncConnection:
-        """A session with nothing set: completions set their own."""
+        """A session with nothing of its own set: the listener's, and for a question now and then."""
         return await self._open()
+
+    async def completion(self) -> db.AsyncConnection:
+        """Completions: one plan whatever the statistics."""
+        return await self._open(*completer.SESSION)
 
     async def leader(self) -> db.AsyncConnection:
         """The one that holds the lock: the server ends it when it is silent for a lease."""

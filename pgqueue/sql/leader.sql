@@ -50,11 +50,11 @@ SELECT pg_notify(%(channel)s, '') FROM gone
 SELECT pgqueue.fence(%(name)s, %(holder_id)s, %(epoch)s)
 
 -- name: show
--- For people.
-SELECT name, holder_id, holder, backend_pid, epoch, acquired_at, expires_at, row_only,
+-- For people. A lease that nobody holds ends at -infinity, which no server before 17 can subtract from: NULL here.
+SELECT name, holder_id, holder, backend_pid, epoch, acquired_at, CASE WHEN isfinite(expires_at) THEN expires_at END, row_only,
        holder_id IS NOT NULL AND expires_at > clock_timestamp() AS alive,
        CAST(extract(epoch FROM clock_timestamp() - acquired_at) AS double precision),
-       CAST(extract(epoch FROM expires_at - clock_timestamp()) AS double precision)
+       CASE WHEN isfinite(expires_at) THEN CAST(extract(epoch FROM expires_at - clock_timestamp()) AS double precision) END
 FROM pgqueue.leader ORDER BY name
 
 -- name: try_bell

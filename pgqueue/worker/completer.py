@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from pgqueue import db, store
@@ -29,14 +29,14 @@ LOCKED_PAUSE = 0.05  # seconds before a locked row is tried again
 LOCKED_TRIES = 40
 
 # One plan whatever the statistics: rows by primary key (LATERAL), then by ctid, joined by hash.
-SESSION = "SET enable_seqscan = off; SET enable_nestloop = off; SET enable_mergejoin = off"
+SESSION = ("enable_seqscan = off", "enable_nestloop = off", "enable_mergejoin = off")
 
 
 class Completer:
     """The completion loop of one worker.
 
     Args:
-        connect: makes its connection.
+        connect: makes its connection, set as `SESSION` says unless a pooler is in between.
         schema: pgqueue's schema.
         events: told of each batch.
         on_done: called with the runs that are over, written or stale.
@@ -44,7 +44,7 @@ class Completer:
 
     def __init__(
         self,
-        connect: Callable[[], asyncio.Future[db.AsyncConnection]] | Callable[[], object],
+        connect: Callable[[], Awaitable[db.AsyncConnection]],
         schema: str,
         events: EventBus,
         on_done: Callable[[Sequence[Run]], None],
@@ -121,7 +121,7 @@ class Completer:
         while True:
             try:
                 if self._connection is None:
-                    self._connection = await self._connected()
+                    self._connection = await self._connect()
                 return await db.arun(self._connection, make(outcomes, workers), self._schema)
             except DatabaseUnavailableError as error:
                 logger.warning("completions wait: %s", error)
@@ -155,13 +155,6 @@ class Completer:
                 return False
             await asyncio.sleep(LOCKED_PAUSE)
         return False
-
-    async def _connected(self) -> db.AsyncConnection:
-        connection: db.AsyncConnection = await self._connect()  # type: ignore[misc]
-        with db.translated():
-            for setting in SESSION.split("; "):
-                await connection.execute(setting.encode())
-        return connection
 
     async def _drop_connection(self) -> None:
         if self._connection is not None:

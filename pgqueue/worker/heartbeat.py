@@ -93,8 +93,9 @@ class Heartbeat:
 
     def _beat(self, started: float) -> None:
         if self._connection is None:
-            self._connection = db.connect(self._url, purpose=f"pgqueue/{self._holder_id}", autocommit=True)
-            self._connection.execute(b"SET statement_timeout = '5s'")
+            self._connection = db.connect(
+                self._url, purpose=f"pgqueue/{self._holder_id}", autocommit=True, **self._socket_options()
+            )
         if self.worker_id is not None:
             if db.run(self._connection, store.workers.beat(self.worker_id, self._lease), self._schema):
                 self._deadline = started + self._lease * LEASE_MARGIN
@@ -114,6 +115,16 @@ class Heartbeat:
         self._deadline = started + self._lease * LEASE_MARGIN
         self.worker_id = worker_id
         self._on_registered(worker_id)
+
+    def _socket_options(self) -> dict[str, int]:
+        """A dead peer must be noticed while there is lease left to stop the jobs in."""
+        seconds = max(1, int(self._lease * LEASE_MARGIN / 4))
+        return {
+            "keepalives_idle": seconds,
+            "keepalives_interval": seconds,
+            "keepalives_count": 1,
+            "tcp_user_timeout": 2 * seconds * 1000,
+        }
 
     def _lose(self, why: str) -> None:
         worker_id, self.worker_id = self.worker_id, None
