@@ -6,7 +6,7 @@ The worker asks it when a handler ends, the leader when a job is stale; both wri
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -52,7 +52,12 @@ class Outcome:
     error: dict[str, Any] | None = None
     delay: float = 0.0
     released: int = 0
-    max_attempts: int | None = field(default=None)
+    max_attempts: int | None = None
+
+    @property
+    def counted(self) -> tuple[str, str | None]:
+        """(state, reason): what statistics count by."""
+        return self.state.value, self.reason.value if self.reason else None
 
 
 def decide(job: Job, ending: object, *, now: datetime, where: str = "") -> Outcome:

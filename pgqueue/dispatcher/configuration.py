@@ -70,12 +70,8 @@ class Configuration:
     def limit(self, job_type: str) -> int:
         """How many of this type may be processing at once."""
         config = self._types.get(job_type)
-        if config is None:
-            limit = self._limits.get(job_type)
-        elif config.operator_max_concurrency is None and config.declared_at is None:
-            limit = self._limits.get(job_type)
-        else:
-            limit = config.limit
+        configured = config is not None and (config.declared_at or config.operator_max_concurrency is not None)
+        limit = config.limit if config is not None and configured else self._limits.get(job_type)
         return UNLIMITED if limit is None else limit
 
     def executable(self, job_type: str) -> bool:

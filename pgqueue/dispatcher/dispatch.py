@@ -3,6 +3,9 @@
 A step shares the free slots among the lanes that have work and claims each lane's quota from its low-water mark on.
 Jobs land below a mark unannounced (a more urgent priority, a late commit, a row skipped as locked), so a full scan
 resets the marks: when woken, before every sleep, and while busy at most a twentieth of the time.
+
+A claim whose answer was lost may have committed, or may yet: what is in flight is no longer known, so limits could
+be passed. It ends the term. The next term's epoch fences the claim off, and its leader reads what is in flight.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from pgqueue.dispatcher.leader import Term
 from pgqueue.dispatcher.running import Running, RunningSet
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions
-from pgqueue.errors import NotLeaderError
+from pgqueue.errors import DatabaseUnavailableError, NotLeaderError
 from pgqueue.events import EventBus, JobsDispatched
 from pgqueue.job import Job
 from pgqueue.store.jobs import LaneQuota, Promoted
@@ -56,6 +59,7 @@ class Dispatch(Service):
         strict_types: fail jobs nobody can execute.
         events: the bus.
         on_due: told at each scan how many seconds the next scheduled job is away.
+        on_trouble: called when the term should end.
     """
 
     name = "dispatch"
@@ -74,6 +78,7 @@ class Dispatch(Service):
         strict_types: bool,
         events: EventBus,
         on_due: Callable[[float], None],
+        on_trouble: Callable[[], None],
     ) -> None:
         super().__init__()
         self._term = term
@@ -86,7 +91,9 @@ class Dispatch(Service):
         self._strict_types = strict_types
         self._events = events
         self._on_due = on_due
-        self._starved = False
+        self._on_trouble = on_trouble
+        self._full = False
+        self._uncertain = False
         self._lanes = Lanes()
         self._unknown: set[LaneKey] = set()
         self._doorbell = Doorbell(sessions, schema, bell, self._scan_and_dispatch, self.wait)
@@ -97,20 +104,24 @@ class Dispatch(Service):
         self._reported = 0.0
         self._busy_since: float | None = None
 
-    def stuck(self, limit: float) -> bool:
-        """True if one step has been going on for more than `limit` seconds."""
-        return self._busy_since is not None and clock() - self._busy_since > limit
+    def trouble(self, limit: float) -> str | None:
+        """Why this term should end: a step goes on for more than `limit` seconds, or a claim's answer was lost."""
+        if self._uncertain:
+            return "a claim's answer was lost"
+        stuck = self._busy_since is not None and clock() - self._busy_since > limit
+        return "its dispatch is stuck" if stuck else None
 
     async def run_once(self) -> float:
         """Dispatch what there is, then sleep until there is more."""
+        if self._uncertain:
+            return self._poll_interval
         try:
             if clock() >= self._next_scan:
                 await self._scan()
             if await self._step():
                 return 0.0
-            full = self._worker is None or self._worker.free() <= 0
-            self._starved = full or bool(self._lanes.marks)
-            if full:
+            self._full = self._worker is None or self._worker.free() <= 0
+            if self._full:
                 await self.wait(self._poll_interval)
             elif not self._scanned_empty:
                 await self._scan()
@@ -125,7 +136,7 @@ class Dispatch(Service):
 
     def freed(self) -> None:
         """Slots came free: matters where work was waiting for them."""
-        if self._starved:
+        if self._full or self._lanes.marks:
             self.wake()
 
     def promoted(self, jobs: list[Promoted]) -> None:
@@ -199,7 +210,10 @@ class Dispatch(Service):
         with self._worker.claiming():
             try:
                 _, jobs = await db.arun_together(connection, [self._term.fence(), statement], self._schema)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, DatabaseUnavailableError | asyncio.CancelledError):
+                    self._uncertain = True
+                    self._on_trouble()
                 await self._drop_connection()
                 raise
             if jobs:

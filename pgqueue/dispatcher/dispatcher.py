@@ -1,4 +1,4 @@
-"""`Dispatcher`: the composition root. Elects; while leader dispatches, promotes, reaps, prunes; executes what it dispatched.
+"""`Dispatcher`: the composition root. Elects; while leader dispatches, promotes, reaps, prunes; and executes.
 
 Election, dispatch and completion run on a control loop in a thread of their own, handlers on the loop that awaits
 `run()`, heartbeats in a third thread: a handler that blocks for ten seconds moves no epoch. Any number of dispatchers
@@ -236,7 +236,7 @@ class Dispatcher:
             ttl=settings.leader_lease_duration,
             interval=settings.heartbeat_interval,
             bell=self._bell,
-            stuck=lambda: self._duties is not None and self._duties.stuck(settings.leader_lease_duration),
+            trouble=self._trouble,
             on_elected=self._elected,
             on_lost=self._lost,
         )
@@ -251,7 +251,14 @@ class Dispatcher:
 
     async def _elected(self, term: Term) -> None:
         self._duties = Duties(
-            term, self._sessions, self.settings, self._bell, self._configuration, self._worker, self.events
+            term,
+            self._sessions,
+            self.settings,
+            self._bell,
+            self._configuration,
+            self._worker,
+            self.events,
+            self._leader.wake if self._leader is not None else lambda: None,
         )
         self.events.emit(LeaderElected(term.epoch))
 
@@ -260,6 +267,9 @@ class Dispatcher:
         if duties is not None:
             await duties.stop()
         self.events.emit(LeaderLost(term.epoch, why))
+
+    def _trouble(self) -> str | None:
+        return self._duties.trouble(self.settings.leader_lease_duration) if self._duties is not None else None
 
     def _rung(self) -> None:
         if self._duties is not None:

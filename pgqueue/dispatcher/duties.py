@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pgqueue import db, store
 from pgqueue.clock import clock
@@ -45,6 +45,7 @@ class Duties:
         configuration: Configuration,
         worker: LocalWorker | None,
         events: EventBus,
+        on_trouble: Callable[[], None],
     ) -> None:
         schema = settings.database_schema
         self._schema = schema
@@ -63,6 +64,7 @@ class Duties:
             strict_types=settings.strict_types,
             events=events,
             on_due=self._due_in,
+            on_trouble=on_trouble,
         )
         self._promoter = Promoter(self._maintenance, settings.job_poll_interval, self._dispatch.promoted)
         self._reaper = Reaper(
@@ -79,9 +81,9 @@ class Duties:
         self._pruner = Pruner(self._maintenance, settings)
         self._task = asyncio.create_task(self._run())
 
-    def stuck(self, limit: float) -> bool:
-        """True if the dispatch has made no progress for `limit` seconds, or the duties have ended by themselves."""
-        return self._task.done() or self._dispatch.stuck(limit)
+    def trouble(self, limit: float) -> str | None:
+        """Why this term should end: its dispatch is stuck for `limit` seconds, has lost count, or is over; else None."""
+        return "its duties ended" if self._task.done() else self._dispatch.trouble(limit)
 
     def rung(self) -> None:
         """An enqueue rang."""
@@ -109,8 +111,10 @@ class Duties:
         await self._maintenance.close()
 
     async def _run(self) -> None:
-        while not await self._prepare():
-            await asyncio.sleep(PREPARE_PAUSE)
+        prepared = False
+        while not prepared:
+            prepared = await self._prepare()
+            await asyncio.sleep(0 if prepared else PREPARE_PAUSE)
         async with asyncio.TaskGroup() as group:
             for service in (self._dispatch, self._promoter, self._reaper, self._pruner):
                 group.create_task(service.run(), name=service.name)

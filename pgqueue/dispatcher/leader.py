@@ -61,7 +61,7 @@ class Leader(Service):
         ttl: the lease, seconds.
         interval: seconds between renewals.
         bell: tells the followers of a resignation.
-        stuck: True while the duties make no progress.
+        trouble: why the duties cannot go on, else None.
         on_elected: awaited with the new term, once its epoch is committed.
         on_lost: awaited when this process leads no more.
     """
@@ -77,7 +77,7 @@ class Leader(Service):
         ttl: float,
         interval: float,
         bell: Bell,
-        stuck: Callable[[], bool],
+        trouble: Callable[[], str | None],
         on_elected: Callable[[Term], Awaitable[None]],
         on_lost: Callable[[Term, str], Awaitable[None]],
     ) -> None:
@@ -88,7 +88,7 @@ class Leader(Service):
         self._ttl = ttl
         self._interval = interval
         self._bell = bell
-        self._stuck = stuck
+        self._trouble = trouble
         self._on_elected = on_elected
         self._on_lost = on_lost
         self._key = lock_key(schema, name, "lease")
@@ -137,8 +137,8 @@ class Leader(Service):
 
     async def _renew(self, term: Term) -> None:
         started = clock()
-        if self._stuck():
-            await self._lose(term, "its dispatch is stuck")
+        if (why := self._trouble()) is not None:
+            await self._lose(term, why)
             return
         try:
             async with asyncio.timeout(max(0.0, self._trusted_until - started)):
@@ -173,11 +173,13 @@ class Leader(Service):
                 return
             if not self._sessions.pooled and lease.holder_id is None:
                 return  # resigned: the lock comes free in a moment, and with it the lead
-            if lease.holder_id is not None and lease.holder_id != self._sessions.holder_id:
-                ended = await self._run(store.leader.evict(application_name(lease.holder_id)))
-                logger.warning("leader %s is silent; ended %d of its sessions", lease.holder, ended)
-                if not self._sessions.pooled:
-                    locked = await self._run(store.leader.try_lock(self._key))
+        if lease is not None and lease.expired and lease.holder_id not in {None, self._sessions.holder_id}:
+            # With the lock too: the server may have ended the holder's lock session while another of its sessions,
+            # frozen inside a fenced transaction, holds the row.
+            ended = await self._run(store.leader.evict(application_name(lease.holder_id)))
+            logger.warning("leader %s is silent; ended %d of its sessions", lease.holder, ended)
+            if not locked and not self._sessions.pooled:
+                locked = await self._run(store.leader.try_lock(self._key))
         await self._take(started, locked=locked)
 
     async def _take(self, started: float, *, locked: bool) -> None:
@@ -211,9 +213,9 @@ class Leader(Service):
         self.term = None
         self._trusted_until = 0.0
         logger.log(logging.WARNING if reconnect else logging.INFO, "leads no more (epoch %d): %s", term.epoch, why)
-        await self._on_lost(term, why)
         if reconnect:
-            await self.close()
+            await self.close()  # first, so that a follower need not wait for what the duties hang on
+        await self._on_lost(term, why)
 
     async def _unlock(self, locked: bool) -> None:
         if locked and self._connection is not None and not self._connection.closed:

@@ -31,7 +31,7 @@ class Pruner(Service):
         self._settings = settings
 
     async def run_once(self) -> float:
-        """Make the days ahead, empty and drop those that are over, forget old dead workers; the seconds to the next time."""
+        """Make the days ahead, empty and drop those that are over, forget old dead workers; the seconds to wait."""
         await self.create_ahead()
         await self._maintenance.plain(store.workers.forget_dead())
         settings = self._settings

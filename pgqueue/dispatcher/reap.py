@@ -21,7 +21,6 @@ from pgqueue.dispatcher.service import Service
 from pgqueue.events import EventBus, JobsReaped
 from pgqueue.job import Job
 from pgqueue.outcome import JobLostError, JobTimeoutError, Outcome, decide
-from pgqueue.store.jobs import Run
 
 logger = logging.getLogger(__name__)
 
@@ -116,40 +115,40 @@ class Reaper(Service):
                     logger.warning("worker %s (%s:%d) is dead: no heartbeat for its lease", worker_id, host, pid)
                 gone = await db.arun(connection, store.workers.unknown_or_dead(known), self._schema) if known else []
                 jobs = await db.arun(connection, store.jobs.stale_of_workers(gone, BATCH), self._schema) if gone else []
-                if jobs:
-                    await self._decide(connection, jobs, JobLostError("the worker died or lost its lease"))
-                more = len(jobs) == BATCH
+                outcomes = await self._decide(connection, jobs, JobLostError("the worker died or lost its lease"))
+            self._decided(outcomes)
+            more = len(jobs) == BATCH
 
     async def _reap_overdue(self) -> None:
         overdue = self._running.overdue(clock())[:BATCH]
         if not overdue:
             return
+        late = JobTimeoutError("the run passed its timeout and its worker did not end it")
         async with self._maintenance.transaction() as connection:
             jobs = await db.arun(connection, store.jobs.stale_by_timeout(overdue), self._schema)
-            if jobs:
-                await self._decide(
-                    connection,
-                    jobs,
-                    JobTimeoutError("the run passed its timeout and its worker did not end it"),
-                )
+            outcomes = await self._decide(connection, jobs, late)
+        self._decided(outcomes)
 
-    async def _decide(self, connection: db.AsyncConnection, jobs: Sequence[Job], ending: Exception) -> None:
+    async def _decide(self, connection: db.AsyncConnection, jobs: Sequence[Job], ending: Exception) -> list[Outcome]:
+        """Write what becomes of `jobs`; the outcomes that were written."""
         self._configuration.resolve(jobs)
         now = datetime.now(UTC)
         outcomes = [decide(job, ending, now=now, where="leader") for job in jobs]
         workers = list({job.worker_id for job in jobs if job.worker_id is not None})
-        done: list[Run] = []
-        for finished in (True, False):
-            part: list[Outcome] = [outcome for outcome in outcomes if outcome.state.finished is finished]
+        written: set[int] = set()
+        for finished, make in ((True, store.jobs.finish), (False, store.jobs.put_back)):
+            part = [outcome for outcome in outcomes if outcome.state.finished is finished]
             if part:
-                make = store.jobs.finish if finished else store.jobs.put_back
-                written = await db.arun(connection, make(part, workers), self._schema)
-                done += [(outcome.id, outcome.attempt) for outcome in part if outcome.id in written]
-        self._running.remove(done)
+                written.update(await db.arun(connection, make(part, workers), self._schema))
+        return [outcome for outcome in outcomes if outcome.id in written]
+
+    def _decided(self, outcomes: Sequence[Outcome]) -> None:
+        """After the commit, and not before: free the slots and tell."""
+        if not outcomes:
+            return
+        self._running.remove((outcome.id, outcome.attempt) for outcome in outcomes)
         self._on_freed()
-        counts = Counter(
-            (outcome.state.value, outcome.reason.value if outcome.reason else None) for outcome in outcomes
-        )
+        counts = Counter(outcome.counted for outcome in outcomes)
         for (state, reason), number in counts.items():
             logger.warning("%d stale jobs (%s) are %s", number, reason, state)
         self._events.emit(JobsReaped(counts))

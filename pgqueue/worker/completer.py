@@ -105,10 +105,7 @@ class Completer:
         self.stale_count += stale
         self.done_count += len(batch)
         self._on_done([(outcome.id, outcome.attempt) for outcome, _ in batch])
-        counts = Counter(
-            (outcome.state.value, outcome.reason.value if outcome.reason else None) for outcome, _ in batch
-        )
-        self._events.emit(JobsFinished(counts, stale))
+        self._events.emit(JobsFinished(Counter(outcome.counted for outcome, _ in batch), stale))
         if logger.isEnabledFor(logging.DEBUG):
             for outcome, _ in batch:
                 logger.debug("job %d: processing -> %s", outcome.id, outcome.state.value)

@@ -66,7 +66,7 @@ class JobContext:
 
     @property
     def fencing_token(self) -> tuple[int, int]:
-        """(job id, attempt): unique to this run and growing per job; give it to systems that can refuse an older one."""
+        """(job id, attempt): unique to this run, growing per job; for systems that can refuse an older one."""
         return self.job.id, self.job.attempt
 
     @property

@@ -16,9 +16,9 @@ from uuid import UUID
 
 from pgqueue import db, store
 from pgqueue.config import Settings
+from pgqueue.errors import PgQueueError
 from pgqueue.events import EventBus
 from pgqueue.job import Job
-from pgqueue.errors import PgQueueError
 from pgqueue.outcome import JobLostError, JobReleasedError, decide
 from pgqueue.registry import Registry
 from pgqueue.store.jobs import Run
