@@ -1,0 +1,80 @@
+"""`pgqueue db`: the embedded PostgreSQL server, by hand."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Literal
+
+import click
+
+from pgqueue.cli import output
+from pgqueue.cli.options import json_option
+
+
+@click.group("db")
+def database() -> None:
+    """Start and stop the embedded server.
+
+    It lives in PGQUEUE_EMBEDDED_ROOT and runs the programs of PGQUEUE_PG_BIN; without these variables it finds a
+    place and programs by itself. Nothing here touches a database that is configured.
+    """
+
+
+@database.command()
+@json_option
+def start(as_json: bool) -> None:
+    """Start the server, making its cluster at the first time; harmless when it runs."""
+    server = _server().start()
+    output.say(server.describe())
+    _show(server.status(), as_json=as_json)
+
+
+@database.command()
+@click.option(
+    "--mode",
+    type=click.Choice(["smart", "fast", "immediate"]),
+    default="fast",
+    show_default=True,
+    help="Wait for clients, disconnect them, or crash.",
+)
+def stop(mode: Literal["smart", "fast", "immediate"]) -> None:
+    """Stop the server and wait until it is gone; harmless when it does not run."""
+    output.say("stopped" if _server().stop(mode) else "it was not running")
+
+
+@database.command()
+@json_option
+def status(as_json: bool) -> None:
+    """Show whether it runs, and where; exit code 0 also when it does not run."""
+    _show(_server().status(), as_json=as_json)
+
+
+@database.command()
+def url() -> None:
+    """Print its URL, whether it runs or not: psql "$(pgqueue db url)"."""
+    output.echo(_server().url)
+
+
+@database.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def reset(yes: bool, as_json: bool) -> None:
+    """Throw its cluster away, with every job in it, and start with an empty one."""
+    server = _server()
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("this removes every job of the embedded server: say --yes")
+        click.confirm(f"Remove {server.data} with every job in it?", abort=True, err=True)
+    server.reset()
+    output.say("the server is empty: `pgqueue migrate` or `pgqueue up` makes the schema")
+    _show(server.status(), as_json=as_json)
+
+
+def _server() -> Any:
+    from pgqueue.embedded import EmbeddedServer
+
+    return EmbeddedServer()
+
+
+def _show(record: dict[str, object], *, as_json: bool) -> None:
+    output.echo_record(record, as_json=as_json)

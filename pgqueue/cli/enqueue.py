@@ -1,0 +1,122 @@
+"""`pgqueue enqueue`: make one job."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgqueue.cli import output
+from pgqueue.cli.options import database_options, json_option, load, settings_options
+
+if TYPE_CHECKING:
+    from pgqueue.errors import PgQueueError
+
+
+@click.command()
+@click.argument("job_type", metavar="TYPE")
+@click.argument("payload", metavar="[JSON|-|@FILE]", required=False, default=None)
+@click.option("--delay", type=float, metavar="SECONDS", help="Run it this much later.")
+@click.option("--at", metavar="TIME", help="Run it from then on: ISO 8601 with a zone, such as 2030-01-31T09:00Z.")
+@click.option("--queue", metavar="NAME", help="The queue it waits in.  [default: default]")
+@click.option("--priority", type=int, metavar="N", help="-32768 to 32767, the lower runs first.  [default: 0]")
+@click.option("--max-attempts", type=int, metavar="N", help="How often it is tried.  [default: the type's, else 1]")
+@click.option("--timeout", type=float, metavar="SECONDS", help="How long a run may take; 0: no limit.")
+@click.option("--unique-key", metavar="KEY", help="While a live job of the type has this key, return that one instead.")
+@click.option("--concurrency-key", metavar="KEY", help="What jobs of one customer, tenant or resource share.")
+@json_option
+@settings_options("leader_name")
+@database_options
+def enqueue(
+    job_type: str,
+    payload: str | None,
+    at: str | None,
+    as_json: bool,
+    delay: float | None,
+    queue: str | None,
+    priority: int | None,
+    max_attempts: int | None,
+    timeout: float | None,
+    unique_key: str | None,
+    concurrency_key: str | None,
+    **given: Any,
+) -> None:
+    """Make a job and print its id, or the job with --json.
+
+    The payload is a JSON object: an argument, - for stdin, or @FILE. No handler is needed here.
+    """
+    from pgqueue.queue import Queue
+
+    run_at = None if at is None else parse_time(at)
+    body = {} if payload is None else read_payload(payload)
+    with Queue(settings=load(given)) as client:
+        job = client.enqueue(
+            job_type,
+            body,
+            queue=queue,
+            priority=priority,
+            delay=delay,
+            run_at=run_at,
+            max_attempts=max_attempts,
+            timeout=timeout,
+            unique_key=unique_key,
+            concurrency_key=concurrency_key,
+        )
+    if job.existing:
+        output.say(f"job {job.id} has this unique key and is {job.state}: nothing was enqueued")
+    if as_json:
+        output.echo_json(job.as_dict())
+    else:
+        output.echo(str(job.id))
+
+
+def parse_time(text: str) -> datetime:
+    """The moment that `text` names.
+
+    Raises:
+        InvalidArgumentError: it is not ISO 8601, or has no zone.
+    """
+    from pgqueue.errors import InvalidArgumentError
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidArgumentError(
+            f"--at is {text!r}: must be ISO 8601 with a zone, such as 2030-01-31T09:00:00+02:00"
+        ) from None
+    if moment.utcoffset() is None:
+        raise InvalidArgumentError(f"--at is {text!r}: has no time zone; add one, as in 2030-01-31T09:00:00+02:00")
+    return moment
+
+
+def read_payload(source: str) -> Any:
+    """What the JSON in `source` says: itself, stdin for `-`, a file for `@path`.
+
+    Raises:
+        InvalidPayloadError: it is not JSON; the message says where.
+        InvalidArgumentError: the file cannot be read.
+    """
+    from pgqueue.errors import InvalidArgumentError, InvalidPayloadError
+
+    name = "payload from stdin" if source == "-" else f"payload {source}" if source.startswith("@") else "payload"
+    try:
+        if source == "-":
+            source = sys.stdin.buffer.read().decode()
+        elif source.startswith("@"):
+            source = Path(source[1:]).read_bytes().decode()
+        return json.loads(source)
+    except json.JSONDecodeError as error:
+        problem: PgQueueError = InvalidPayloadError(
+            f"{name} is not JSON: {error.msg}: line {error.lineno} column {error.colno}"
+        )
+    except UnicodeDecodeError as error:
+        problem = InvalidPayloadError(f"{name} is not UTF-8: byte {error.start}")
+    except OSError as error:
+        problem = InvalidArgumentError(f"{name} cannot be read: {error.strerror}")
+    except (ValueError, RecursionError) as error:  # a number too long, nesting too deep
+        problem = InvalidPayloadError(f"{name} is not JSON: {error}")
+    raise problem

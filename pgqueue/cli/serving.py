@@ -1,0 +1,152 @@
+"""Runs a dispatcher until a signal: banner, signals, drain, exit. What `up` and `dispatcher` share.
+
+Promises that the process ends when the drain is over, whatever handlers left behind: a thread or a coroutine that
+does not stop is said and abandoned. Does not decide how a drain goes; that is `Dispatcher`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+
+from pgqueue import __version__, db, locate
+from pgqueue.cli import applications, output
+from pgqueue.cli.options import Given, described
+from pgqueue.config import Settings
+from pgqueue.dispatcher import Dispatcher
+from pgqueue.errors import PgQueueError
+from pgqueue.registry import Registry
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LEAVE_TIMEOUT = 1.0  # seconds that what handlers left behind has to end by itself
+
+load_registry = applications.load_registry
+
+
+def find_database(settings: Settings, given: Given) -> locate.Database:
+    """Start the embedded server if it is meant; print version and the database the dispatcher will use.
+
+    Raises:
+        EmbeddedServerError: it cannot run.
+    """
+    output.say(f"pgqueue {__version__}")
+    located = locate.locate(settings)
+    found = located if located.embedded else described(settings, given, located.url)
+    output.say(f"database: {found}")
+    return found
+
+
+def check_schema(settings: Settings, found: locate.Database) -> None:
+    """Print the schema's revision.
+
+    Raises:
+        DatabaseUnavailableError, SchemaError: no dispatcher can start here.
+    """
+    with contextlib.closing(db.connect(found.url, autocommit=True)) as connection:
+        level = db.read_schema_level(connection, settings.database_schema)
+    db.check_schema(level)
+    if level is not None:
+        output.say(f"schema: {settings.database_schema}, revision {level[0]:04}")
+
+
+def serve(settings: Settings, registry: Registry) -> None:
+    """Run a dispatcher until INT or TERM; returns after a drain.
+
+    Raises:
+        DatabaseUnavailableError, SchemaError: it cannot start.
+        PgQueueError: it ended without being told to.
+    """
+    output.say(f"job types: {', '.join(sorted(registration.type for registration in registry))}")
+    asyncio.run(_serve(Dispatcher(settings, registry)))
+    output.say("stopped")
+
+
+async def _serve(dispatcher: Dispatcher) -> None:
+    loop = asyncio.get_running_loop()
+    # Our own, so that its threads need not be waited for at the end.
+    threads = ThreadPoolExecutor(thread_name_prefix="pgqueue-io")
+    loop.set_default_executor(threads)
+    task = asyncio.ensure_future(dispatcher.run())
+    stopping = Stopping(loop, task, dispatcher)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopping.signals:
+            raise
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        left = await _left_behind()
+        if left:
+            if error := sys.exc_info()[1]:
+                output.say_error(str(error))
+            _end(error, left)
+    if not stopping.signals:
+        raise PgQueueError("the dispatcher ended without being told to")
+
+
+class Stopping:
+    """What INT and TERM do: drain, then force, then end the process.
+
+    The handler runs in the main thread between two bytecodes, so it is heard while a job blocks the loop too.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], dispatcher: Dispatcher) -> None:
+        self.signals = 0
+        self._loop = loop
+        self._task = task
+        self._dispatcher = dispatcher
+        for number in SIGNALS:
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, _frame: FrameType | None) -> None:
+        self.signals += 1
+        name = signal.Signals(number).name.removeprefix("SIG")
+        if self.signals == 1:
+            wait = f"{self._dispatcher.settings.shutdown_timeout:g} s"
+            _write_now(f"{name}: draining, up to {wait} for running jobs; once more releases them at once")
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._task.cancel)
+        elif self.signals == 2:
+            _write_now(f"{name} again: releasing running jobs")
+            self._dispatcher.force()
+        else:
+            _write_now(f"{name} for the third time: ending at once; running jobs are taken for lost")
+            os._exit(128 + number)
+
+
+async def _left_behind() -> int:
+    """How many tasks and threads of handlers do not end though they were told to."""
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    deadline = time.monotonic() + LEAVE_TIMEOUT
+    if tasks:
+        await asyncio.wait(tasks, timeout=LEAVE_TIMEOUT)
+    threads = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return sum(not task.done() for task in tasks) + sum(thread.is_alive() for thread in threads)
+
+
+def _end(error: BaseException | None, left: int) -> None:
+    """End the process past the interpreter's own shutdown, which would wait for the handlers' threads."""
+    output.say(f"stopped; {left} of the handlers went on though their jobs were stopped, and end with this process")
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(getattr(error, "exit_code", 1) if error is not None else 0)
+
+
+def _write_now(line: str) -> None:
+    """Write to stderr past its buffer: the signal may have come in the middle of a print."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"pgqueue: {line}\n".encode())

@@ -1,0 +1,224 @@
+"""The commands as their users and scripts meet them: what they do, print, refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cli_tools import assert_one_error, data, environment, invoke
+
+from pgqueue import Inspector
+
+
+@pytest.fixture
+def pgq(dsn, monkeypatch):
+    """Run the command line on the test's database."""
+    monkeypatch.setenv("PGQUEUE_DATABASE_URL", dsn)
+    return invoke
+
+
+# Enqueue
+
+
+def test_enqueue_prints_the_id_of_the_job_it_made(pgq, queue):
+    result = pgq("enqueue", "resize", '{"width": 3}', "--priority", "-5", "--queue", "images", "--max-attempts", 4,
+                 "--timeout", "2.5", "--concurrency-key", "c", "--unique-key", "u")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    job = queue.get(int(result.stdout))
+    assert (job.type, job.payload, job.priority, job.queue) == ("resize", {"width": 3}, -5, "images")
+    assert (job.max_attempts, job.timeout, job.concurrency_key, job.unique_key) == (4, 2.5, "c", "u")
+
+
+def test_enqueue_reads_the_payload_from_stdin_or_a_file(pgq, queue, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "payload.json").write_text('{"from": "a file"}')
+    from_stdin = pgq("enqueue", "a", "-", input='{"from": "stdin"}')
+    from_file = pgq("enqueue", "a", "@payload.json")
+    without = pgq("enqueue", "a")
+    assert [queue.get(int(result.stdout)).payload for result in (from_stdin, from_file, without)] == [
+        {"from": "stdin"},
+        {"from": "a file"},
+        {},
+    ]
+
+
+def test_enqueue_later(pgq, queue):
+    delayed = data("enqueue", "a", "--delay", "3600")
+    timed = data("enqueue", "a", "--at", "2031-01-31T09:00:00+02:00")
+    assert delayed["state"] == timed["state"] == "scheduled"
+    assert abs(queue.get(delayed["id"]).run_at - datetime.now(UTC) - timedelta(hours=1)) < timedelta(minutes=1)
+    assert queue.get(timed["id"]).run_at == datetime(2031, 1, 31, 7, tzinfo=UTC)
+
+
+def test_enqueue_with_a_unique_key_in_use_prints_the_job_there_is(pgq):
+    first = data("enqueue", "a", "--unique-key", "k")
+    again = pgq("enqueue", "a", "--unique-key", "k", "--json")
+    assert json.loads(again.stdout)["id"] == first["id"]
+    assert json.loads(again.stdout)["existing"] is True
+    assert "nothing was enqueued" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["a", '{"a": 1,}'], ["not JSON", "line 1 column"]),
+        (["a", "[1]"], ["must be a JSON object"]),
+        (["a", '{"a": NaN}'], ["not a JSON number", "$.a"]),
+        (["a", '{"a": "\\u0000"}'], ["NUL"]),
+        (["a", '{"a": "\\ud800"}'], ["surrogate"]),
+        (["a", "[" * 100_000], ["not JSON"]),
+        (["a", '{"a": ' + "9" * 5000 + "}"], ["not JSON"]),
+        (["a", "@missing.json"], ["missing.json", "No such file"]),
+        (["a", "@."], ["cannot be read"]),
+        (["bad name", "{}"], ["'bad name'", "A-Z a-z"]),
+        (["a\x1b[31m", "{}"], ["\\x1b"]),
+        (["a", "--at", "2030-01-31T09:00:00"], ["no time zone", "+02:00"]),
+        (["a", "--at", "tomorrow"], ["'tomorrow'", "ISO 8601"]),
+        (["a", "--at", "2030-01-31T09:00Z", "--delay", "1"], ["both delay and run_at"]),
+        (["a", "--delay", "nan"], ["delay nan", "number of seconds"]),
+        (["a", "--delay", "-1"], ["between 0"]),
+        (["a", "--delay", "soon"], ["not a valid float"]),
+        (["a", "--priority", "40000"], ["32767"]),
+        (["a", "--max-attempts", "0"], ["max_attempts"]),
+        (["a", "--unique-key", ""], ["unique_key"]),
+        (["a", "{}", "{}"], ["unexpected extra argument"]),
+        ([], ["Missing argument 'TYPE'"]),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_no_job(pgq, queue, arguments, parts):
+    assert_one_error(pgq("enqueue", *arguments), 2, *parts)
+    assert sum(queue.counts().values()) == 0
+
+
+def test_payload_that_is_not_utf8_is_refused(pgq):
+    assert_one_error(pgq("enqueue", "a", "-", input=b'{"a": "\xff"}'), 2, "not UTF-8", "stdin")
+
+
+# Jobs
+
+
+def test_jobs_list_filters_and_pages(pgq, queue):
+    ids = [queue.enqueue(job_type, queue=name).id for job_type in ("a", "b") for name in ("x", "y")]
+    queue.cancel(ids[0])
+    assert [job["id"] for job in data("jobs", "list")] == ids[::-1]
+    assert [job["id"] for job in data("jobs", "list", "--limit", 2)] == ids[:1:-1]
+    assert [job["id"] for job in data("jobs", "list", "--before", ids[1])] == [ids[0]]
+    assert [job["id"] for job in data("jobs", "list", "--type", "b", "--queue", "x")] == [ids[2]]
+    assert [job["id"] for job in data("jobs", "list", "--state", "cancelled")] == [ids[0]]
+    assert data("jobs", "list")[0] == queue.get(ids[3]).as_dict()
+    lines = pgq("jobs", "list").stdout.splitlines()
+    assert lines[0].split() == ["id", "type", "queue", "state", "reason", "attempt", "created", "took", "payload"]
+    assert [line.split()[0] for line in lines[1:]] == [str(number) for number in ids[::-1]]
+    assert_one_error(pgq("jobs", "list", "--state", "done"), 2, "'done'", "completed")
+    assert_one_error(pgq("jobs", "list", "--limit", 0), 2, "limit")
+
+
+def test_jobs_show(pgq, queue):
+    job = queue.enqueue("a", {"key": "value" * 40})
+    assert data("jobs", "show", job.id) == queue.get(job.id).as_dict()
+    assert "value" * 40 in pgq("jobs", "show", job.id).stdout
+    assert_one_error(pgq("jobs", "show", 12345), 5, "no job 12345")
+    assert_one_error(pgq("jobs", "show", 2**70), 2, "job id")
+
+
+def test_jobs_cancel(pgq, queue, sql):
+    pending, running = queue.enqueue("a"), queue.enqueue("a")
+    sql("UPDATE pgqueue.jobs SET state = 'processing', attempt = 1 WHERE id = %s", running.id)
+    assert pgq("jobs", "cancel", pending.id).exit_code == 0
+    assert queue.get(pending.id).state == "cancelled"
+    assert_one_error(pgq("jobs", "cancel", pending.id), 6, "cancelled already")
+    assert_one_error(pgq("jobs", "cancel", running.id), 6, "is processing")
+    assert_one_error(pgq("jobs", "cancel", 12345), 5, "no job 12345")
+
+
+def test_no_control_character_of_a_job_reaches_the_terminal(pgq, queue, sql):
+    evil = "\x1b]0;owned\x07\x9b31m\u202etxt.exe\r\nforged line"
+    job = queue.enqueue("a", {"text": evil}, unique_key=evil)
+    entry = json.dumps([{"attempt": 1, "at": evil, "where": evil, "class": "E", "message": evil, "traceback": evil}])
+    sql("UPDATE pgqueue.jobs SET errors = %s::jsonb", entry)
+    for arguments in (["jobs", "list"], ["jobs", "show", job.id]):
+        for extra in ([], ["--json"]):
+            text = pgq(*arguments, *extra).stdout
+            assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    shown = pgq("jobs", "show", job.id).stdout
+    assert "\\x1b]0;owned" in shown
+    assert "\nforged" not in shown
+
+
+def test_a_terminal_gets_a_table_and_no_markup_of_a_job(dsn, queue):
+    queue.enqueue("a", {"text": "[red]\x1b[2J"})
+    reader, writer = pty.openpty()
+    command = [sys.executable, "-m", "pgqueue", "jobs", "list", "--database-url", dsn]
+    with subprocess.Popen(command, stdout=writer, env=environment(COLUMNS="160", TERM="xterm")) as process:
+        os.close(writer)
+        shown = b""
+        while chunk := _read(reader):
+            shown += chunk
+        assert process.wait(30) == 0
+    os.close(reader)
+    text = shown.decode()
+    assert "─" in text
+    assert "[red]" in text
+    assert "\x1b[2J" not in text
+
+
+def _read(descriptor):
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # Linux's way to say that nobody writes any more
+        return b""
+
+
+# Types, queues, workers, leader, stats
+
+
+def test_set_limit_beats_the_code_lifts_and_goes_back(pgq, sql):
+    sql("INSERT INTO pgqueue.job_types (type, max_concurrency, declared_at) VALUES ('resize', 5, now())")
+
+    def row():
+        return next((one["limit"], one["limit_from"]) for one in data("types", "list") if one["type"] == "resize")
+
+    assert row() == (5, "code")
+    for word, expected in (("3", (3, "operator")), ("none", (None, "operator")), ("default", (5, "code"))):
+        assert pgq("types", "set-limit", "resize", word).exit_code == 0
+        assert row() == expected
+    assert [number for (number,) in sql("SELECT details->'max_concurrency' FROM pgqueue.audit ORDER BY id")] == [
+        3,
+        0,
+        None,
+    ]
+    for wrong in ("0", "1.5", "many", "1000001", "\u0663"):
+        assert_one_error(pgq("types", "set-limit", "resize", wrong), 2, "1 to 1000000")
+    assert_one_error(pgq("types", "set-limit", "bad name", "1"), 2, "A-Z a-z")
+    assert "none" in pgq("types", "set-limit", "resize", "none").stderr
+
+
+def test_an_idle_queue_in_figures(pgq, queue):
+    queue.enqueue("a")
+    queue.enqueue("a", delay=60)
+    assert data("queues", "list")[0]["queue"] == "default"
+    assert data("workers", "list") == []
+    leader = data("leader")
+    assert (leader["name"], leader["holder"], leader["epoch"], leader["alive"]) == ("default", None, 0, False)
+    assert data("leader", "--leader-name", "other")["name"] == "other"
+    assert "nobody leads" in pgq("leader").stderr
+    figures = data("stats")
+    assert (figures["pending"], figures["scheduled"], figures["processing"], figures["retrying"]) == (1, 1, 0, 0)
+    assert figures["jobs_per_second"] == 0
+    assert figures["oldest_pending"] >= 0
+    assert figures["leader"] is None
+    for command in (["queues", "list"], ["workers", "list"], ["leader"], ["stats"], ["types", "list"]):
+        assert pgq(*command).exit_code == 0
+
+
+def test_what_the_commands_read_is_the_inspectors(pgq, dsn, queue):
+    queue.enqueue("a")
+    with Inspector(dsn) as inspector:
+        assert data("queues", "list") == inspector.queues()
+        assert data("types", "list") == inspector.types()
