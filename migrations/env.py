@@ -47,23 +47,22 @@ def run() -> None:
             context.run_migrations()
         return
     engine = sa.create_engine("postgresql+psycopg://", creator=lambda: connect(url), poolclass=sa.pool.NullPool)
-    with engine.connect() as connection:
-        with migrate.one_at_a_time(connection, schema_name):
-            connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema_name}")
-            connection.commit()
-            context.configure(
-                connection=connection,
-                target_metadata=schema.tables(schema_name),
-                version_table=schema.VERSION_TABLE,
-                version_table_schema=schema_name,
-                include_schemas=True,
-                include_object=include_object,
-                include_name=include_name,
-                compare_server_default=False,
-            )
-            with context.begin_transaction():
-                context.run_migrations()
-            migrate.create_partitions(connection, schema_name)
+    with engine.connect() as connection, migrate.one_at_a_time(connection, schema_name):
+        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema_name}")
+        connection.commit()
+        context.configure(
+            connection=connection,
+            target_metadata=schema.tables(schema_name),
+            version_table=schema.VERSION_TABLE,
+            version_table_schema=schema_name,
+            include_schemas=True,
+            include_object=include_object,
+            include_name=include_name,
+            compare_server_default=False,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+        migrate.create_partitions(connection, schema_name)
     engine.dispose()
 
 

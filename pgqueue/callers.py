@@ -6,16 +6,18 @@ Knows what kinds there are and refuses any other by name. Never commits, never c
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 
 from pgqueue import db, sql
-from pgqueue.errors import UnsupportedConnectionError
+from pgqueue.errors import DatabaseError, DatabaseUnavailableError, UnsupportedConnectionError
 from pgqueue.store import Statement
 from pgqueue.store.operations import CopyRows, Operation, Step
 
@@ -68,20 +70,22 @@ def run_on(connection: object, operation: Callable[[bool], Operation[T]], schema
         connection: a psycopg Connection, SQLAlchemy Connection or Session.
         operation: makes the operation; its argument says whether COPY is to be had.
         schema: pgqueue's schema.
-        notify: called after the commit, where SQLAlchemy tells of it.
+        notify: called when SQLAlchemy tells of the commit.
 
     Raises:
         UnsupportedConnectionError: another kind, an async one, or another driver.
     """
     if isinstance(connection, psycopg.Connection):
+        made = operation(_copies(connection))
         if connection.autocommit and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
-            with db.translated(), connection.transaction():
-                return drive(connection, operation(True), schema)
-        return drive(connection, operation(True), schema)
-    target = _sqlalchemy_connection(connection)
-    if target is None:
+            with db.transaction(connection):
+                return drive(connection, made, schema)
+        return drive(connection, made, schema)
+    if not _is_sync(connection):
         _refuse(connection, "use AsyncQueue for an async connection" if _is_async(connection) else None)
-    _listen_for_commit(connection, notify)
+    with _translated():
+        target, watched = _sqlalchemy_connection(connection)
+    _tell_of_commit(watched, notify)
     return _drive_sqlalchemy(target, operation(False), schema)
 
 
@@ -90,44 +94,37 @@ async def arun_on(
 ) -> T:
     """As `run_on`, for a psycopg AsyncConnection, SQLAlchemy AsyncConnection or AsyncSession."""
     if isinstance(connection, psycopg.AsyncConnection):
+        made = operation(_copies(connection))
         if connection.autocommit and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
-            with db.translated():
-                async with connection.transaction():
-                    return await adrive(connection, operation(True), schema)
-        return await adrive(connection, operation(True), schema)
+            async with db.atransaction(connection):
+                return await adrive(connection, made, schema)
+        return await adrive(connection, made, schema)
     if not _is_async(connection):
-        hint = "use Queue for a sync connection" if _sqlalchemy_connection(connection) is not None else None
-        _refuse(
-            connection,
-            "use Queue for a sync connection" if isinstance(connection, psycopg.Connection) else hint,
-        )
-    from sqlalchemy.ext.asyncio import AsyncSession
+        _refuse(connection, "use Queue for a sync connection" if _is_sync(connection) else None)
 
-    _listen_for_commit(
-        getattr(connection, "sync_session", None) or getattr(connection, "sync_connection", None), notify
-    )
     session: Any = connection
-    if isinstance(connection, AsyncSession):
-        return await session.run_sync(  # type: ignore[no-any-return]
-            lambda sync: _drive_sqlalchemy(_checked(sync.connection()), operation(False), schema)
-        )
+    with _translated():
+        target, watched = await session.run_sync(_sqlalchemy_connection)
+    _tell_of_commit(watched, notify)
     return await session.run_sync(  # type: ignore[no-any-return]
-        lambda sync: _drive_sqlalchemy(_checked(sync), operation(False), schema)
+        lambda _: _drive_sqlalchemy(target, operation(False), schema)
     )
 
 
-def _sqlalchemy_connection(connection: object) -> Any:
-    """The SQLAlchemy Connection behind `connection`, its driver checked; None if it is nothing of that sort."""
+def _copies(connection: db.Connection | db.AsyncConnection) -> bool:
+    """COPY is not to be had while the caller's connection is in pipeline mode."""
+    return connection.pgconn.pipeline_status == psycopg.pq.PipelineStatus.OFF
+
+
+def _is_sync(connection: object) -> bool:
+    if isinstance(connection, psycopg.Connection):
+        return True
     if "sqlalchemy" not in sys.modules:
-        return None
+        return False
     import sqlalchemy as sa
     from sqlalchemy.orm import Session, scoped_session
 
-    if isinstance(connection, scoped_session):
-        connection = connection()
-    if isinstance(connection, Session):
-        return _checked(connection.connection())
-    return _checked(connection) if isinstance(connection, sa.Connection) else None
+    return isinstance(connection, sa.Connection | Session | scoped_session)
 
 
 def _is_async(connection: object) -> bool:
@@ -140,16 +137,23 @@ def _is_async(connection: object) -> bool:
     return isinstance(connection, AsyncConnection | AsyncSession)
 
 
-def _checked(connection: Any) -> Any:
-    dialect = connection.dialect
+def _sqlalchemy_connection(connection: Any) -> tuple[Any, Any]:
+    """The SQLAlchemy Connection behind `connection`, its driver checked; and whose commit it waits for."""
+    from sqlalchemy.orm import Session, scoped_session
+
+    if isinstance(connection, scoped_session):
+        connection = connection()
+    target = connection.connection() if isinstance(connection, Session) else connection
+    dialect = target.dialect
     if dialect.name != "postgresql" or dialect.driver not in DRIVERS:
         raise UnsupportedConnectionError(
-            f"cannot enqueue through SQLAlchemy's {dialect.name}+{dialect.driver}: its driver must be one of {', '.join(DRIVERS)}"
+            f"cannot enqueue through SQLAlchemy's {dialect.name}+{dialect.driver}: "
+            f"its driver must be one of {', '.join(DRIVERS)}"
         )
-    return connection
+    return target, connection
 
 
-def _refuse(connection: object, hint: str | None) -> None:
+def _refuse(connection: object, hint: str | None) -> NoReturn:
     kind = type(connection)
     raise UnsupportedConnectionError(
         f"cannot enqueue on a {kind.__module__}.{kind.__qualname__}: " + (hint or f"connection must be {KINDS}")
@@ -164,16 +168,32 @@ def _drive_sqlalchemy(connection: Any, operation: Operation[T], schema: str) -> 
         while True:
             if isinstance(step, CopyRows):
                 raise UnsupportedConnectionError("COPY does not go through SQLAlchemy")
-            try:
-                # text() begins the Core Connection's transaction; a statement on the driver's connection would not,
-                # and commit() would silently lose the job.
+            # text() begins the Core Connection's transaction; a statement on the driver's connection would not,
+            # and commit() would silently lose the job.
+            with _translated():
                 cursor = connection.execute(sa.text(_named(step.name, schema)), step.params)
                 result = step.parse([tuple(row) for row in cursor])
-            except sa.exc.DBAPIError as error:
-                raise db.translate(error.orig or error) from error
             step = operation.send(result)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn SQLAlchemy's errors, and its drivers', into pgqueue's."""
+    import sqlalchemy as sa
+
+    try:
+        with db.translated():
+            yield
+    except sa.exc.DBAPIError as error:
+        translated = db.translate(error.orig or error)
+        silent = isinstance(error, sa.exc.OperationalError) and getattr(error.orig, "pgcode", None) is None
+        if (silent or error.connection_invalidated) and type(translated) is DatabaseError:
+            translated = DatabaseUnavailableError(f"database unavailable: {translated}")
+        raise translated from error
+    except sa.exc.SQLAlchemyError as error:
+        raise db.translate(error) from error
 
 
 @cache
@@ -182,12 +202,44 @@ def _named(name: str, schema: str) -> str:
     return re.sub(r"%\((\w+)\)s", r":\1", sql.load(name, schema)).replace("%%", "%")
 
 
-def _listen_for_commit(connection: object, notify: Callable[[], None]) -> None:
-    """Call `notify` once when the Session or Connection commits; a spurious call does no harm."""
-    from sqlalchemy import event
-    from sqlalchemy.orm import Session, scoped_session
+_to_tell: WeakKeyDictionary[object, set[Callable[[], None]]] = WeakKeyDictionary()
+"""Whom to tell when a Session or Connection commits; emptied at each end of its transaction."""
 
-    if isinstance(connection, scoped_session):
-        connection = connection()
-    name = "after_commit" if isinstance(connection, Session) else "commit"
-    event.listen(connection, name, lambda _connection: notify(), once=True)
+
+def _tell_of_commit(connection: Any, notify: Callable[[], None]) -> None:
+    """Call `notify` once when this transaction of a Session or Connection commits.
+
+    A Session says so after its COMMIT, a Core Connection just before: SQLAlchemy has no later event there.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
+
+    if connection not in _to_tell:
+        _to_tell[connection] = set()
+        if isinstance(connection, Session):
+            event.listen(connection, "after_commit", _session_committed)
+            event.listen(connection, "after_transaction_end", _session_ended)
+        else:
+            event.listen(connection, "commit", _tell)
+            event.listen(connection, "rollback", _forget)
+    _to_tell[connection].add(notify)
+
+
+def _session_committed(session: Any) -> None:
+    if not session.in_nested_transaction():  # a savepoint's release is no commit
+        _tell(session)
+
+
+def _session_ended(session: Any, transaction: Any) -> None:
+    if transaction.parent is None:
+        _forget(session)
+
+
+def _tell(connection: object) -> None:
+    for notify in list(_to_tell[connection]):
+        notify()
+    _forget(connection)
+
+
+def _forget(connection: object) -> None:
+    _to_tell[connection].clear()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from pgqueue import validation
 from pgqueue.errors import ConfigurationError, InvalidArgumentError
@@ -57,15 +57,23 @@ class Settings(BaseSettings):
     worker_lease_duration: Seconds = Field(
         10.0, gt=0, le=86_400, description="a silent worker's jobs are lost after this"
     )
-    job_timeout: Seconds = Field(1800.0, ge=0, description="a run's limit where job and type say none; 0: none")
+    job_timeout: Seconds = Field(
+        1800.0, ge=0, le=validation.MAX_SECONDS, description="a run's limit where job and type say none; 0: none"
+    )
     shutdown_timeout: Seconds = Field(10.0, ge=0, le=86_400, description="how long a drain waits for running jobs")
 
     max_payload_bytes: int = Field(
         validation.MAX_PAYLOAD_BYTES, ge=2, le=256 * 1024 * 1024, description="largest payload, bytes of JSON"
     )
-    retention_completed: Seconds = Field(7 * 86_400.0, ge=86_400, description="how long completed jobs are kept")
-    retention_failed: Seconds = Field(30 * 86_400.0, ge=86_400, description="how long failed jobs are kept")
-    retention_cancelled: Seconds = Field(7 * 86_400.0, ge=86_400, description="how long cancelled jobs are kept")
+    retention_completed: Seconds = Field(
+        7 * 86_400.0, ge=86_400, le=validation.MAX_SECONDS, description="how long completed jobs are kept"
+    )
+    retention_failed: Seconds = Field(
+        30 * 86_400.0, ge=86_400, le=validation.MAX_SECONDS, description="how long failed jobs are kept"
+    )
+    retention_cancelled: Seconds = Field(
+        7 * 86_400.0, ge=86_400, le=validation.MAX_SECONDS, description="how long cancelled jobs are kept"
+    )
 
     workspace_root: Path | None = Field(None, description="where workspace_init and session_init work")
     workspace_template: str | None = Field(
@@ -79,7 +87,9 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigurationError(_explain(error, values)) from None
+            raise ConfigurationError(_explain(error)) from None
+        except SettingsError as error:  # an environment variable that should hold JSON and does not
+            raise ConfigurationError(f'{error}: must be JSON, such as {{"resize": 4}}') from None
 
     @classmethod
     def settings_customise_sources(
@@ -128,7 +138,8 @@ class Settings(BaseSettings):
             value, least = getattr(self, key), LEASE_FACTOR * self.heartbeat_interval
             if value < least:
                 raise ValueError(
-                    f"{key} is {value:g}: must be at least {LEASE_FACTOR} x heartbeat_interval ({self.heartbeat_interval:g}) = {least:g}"
+                    f"{key} is {value:g}: must be at least {LEASE_FACTOR} x heartbeat_interval "
+                    f"({self.heartbeat_interval:g}) = {least:g}"
                 )
         return self
 
@@ -175,26 +186,25 @@ class _TomlSource(PydanticBaseSettingsSource):
 def normalise_url(url: str) -> str:
     """`url` as libpq reads it: `postgresql+psycopg://` and the like lose their driver; key=value DSNs pass."""
     text = url.strip()
-    match = re.match(r"(postgres(?:ql)?)(\+\w+)?://", text)
-    if match:
+    if match := re.match(r"postgres(?:ql)?(\+\w+)?://", text):
         return "postgresql://" + text[match.end() :]
-    if "://" in text:
-        raise InvalidArgumentError(f"database URL starts with {text.split('://')[0]!r}: must be postgresql://")
+    if match := re.match(r"([\w+.-]+)://", text):
+        raise InvalidArgumentError(f"database URL starts with {match[1]!r}: must be postgresql://")
     if "=" not in text:
         raise InvalidArgumentError("database URL is neither postgresql://… nor a libpq key=value string")
     return text
 
 
 def mask_password(text: str) -> str:
-    """`text` with passwords of URLs and key=value DSNs replaced by ***."""
-    text = re.sub(r"(://[^/\s:@]*:)[^/\s]*?(@(?=[^@/\s]*(?:[/\s?]|$)))", r"\1***\2", text)
-    return re.sub(r"(?i)\b(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", r"\1***", text)
+    """`text` with passwords of URLs and key=value DSNs replaced by ***; rather too much is masked than too little."""
+    text = re.sub(r"(?s)(://[^/\s:@]*:).*@", r"\1***@", text)
+    return re.sub(r"(?is)(password\s*=\s*)('(?:[^'\\]|\\.)*'?|(?:\\.|[^\s\\])+)", r"\1***", text)
 
 
 _SECRET_KEYS = frozenset({"database_url", "direct_database_url", "default_database_url", "workspace_template"})
 
 
-def _explain(error: ValidationError, values: dict[str, Any]) -> str:
+def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_input=True):
         key = ".".join(str(part) for part in problem["loc"])

@@ -1,4 +1,4 @@
-"""Connections and pools: `run` and `arun` execute a `Statement`; the only rooms that name a driver are this and callers.
+"""Connections and pools: `run`, `arun` execute a `Statement`; the only rooms that name a driver are this and callers.
 
 Owns how pgqueue connects (time-outs, keepalives, application_name), the pools behind Queue and AsyncQueue, the
 pipelined fenced batch, and the translation of driver errors into pgqueue's. Opens nothing before first use.
@@ -7,6 +7,7 @@ pipelined fenced batch, and the translation of driver errors into pgqueue's. Ope
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, TypeVar
@@ -14,8 +15,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow, tuple_row
-from psycopg_pool import AsyncConnectionPool, ConnectionPool
-from psycopg_pool import PoolTimeout as PoolTimeout
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from pgqueue import sql, store
 from pgqueue.config import mask_password
@@ -54,7 +54,14 @@ def conninfo(url: str, purpose: str) -> str:
     try:
         given = conninfo_to_dict(url)
     except psycopg.Error as error:
-        raise ConfigurationError(f"database URL cannot be read: {mask_password(str(error)).strip()}") from None
+        # libpq quotes the part it stumbled over, which may be a part of the password.
+        text = re.sub(r'".*"', '"***"', str(error).strip(), flags=re.DOTALL)
+        raise ConfigurationError(f"database URL cannot be read: {text}") from None
+    if not re.fullmatch(r"[\d,]*", str(given.get("port") or "")):
+        raise ConfigurationError(
+            "database URL cannot be read: the port is not a number; "
+            "in a URL, write / @ : % of a password as %2F %40 %3A %25"
+        )
     defaults: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": purpose, **KEEPALIVES}
     if "," in str(given.get("host") or ""):
         defaults["target_session_attrs"] = "read-write"
@@ -78,24 +85,40 @@ async def aconnect(url: str, *, purpose: str = "pgqueue", prepare_threshold: int
     """A new autocommit connection of one's own, for a control loop."""
     with translated():
         connection = await psycopg.AsyncConnection.connect(
-            conninfo(url, purpose), autocommit=True, prepare_threshold=prepare_threshold
+            conninfo(url, purpose), autocommit=True, prepare_threshold=None
         )
-        await aprepare_session(connection)
+        try:
+            if await aprepare_session(connection):
+                connection.prepare_threshold = prepare_threshold
+        except BaseException:  # cancellation too: nobody else has it yet
+            await connection.close()
+            raise
         return connection
 
 
 def prepare_session(connection: Connection) -> None:
-    """Make the session's transactions READ COMMITTED READ WRITE where the server says otherwise."""
-    if run(connection, store.statistics.session_defaults()) != ("read committed", "off"):
+    """Make the session's transactions READ COMMITTED READ WRITE where the server says otherwise.
+
+    Behind a pooler nothing is prepared: the next transaction may meet another session.
+    """
+    *defaults, backend = run(connection, store.statistics.session_defaults())
+    if backend != connection.info.backend_pid:
+        connection.prepare_threshold = None
+    if defaults != ["read committed", "off"]:
         connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE")
     if not connection.autocommit:
         connection.commit()
 
 
-async def aprepare_session(connection: AsyncConnection) -> None:
-    """As `prepare_session`."""
-    if await arun(connection, store.statistics.session_defaults()) != ("read committed", "off"):
+async def aprepare_session(connection: AsyncConnection) -> bool:
+    """As `prepare_session`; False behind a pooler."""
+    *defaults, backend = await arun(connection, store.statistics.session_defaults())
+    direct = bool(backend == connection.info.backend_pid)
+    if not direct:
+        connection.prepare_threshold = None
+    if defaults != ["read committed", "off"]:
         await connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE")
+    return direct
 
 
 def run(connection: Connection, statement: Statement[T], schema: str = "pgqueue") -> T:
@@ -104,7 +127,7 @@ def run(connection: Connection, statement: Statement[T], schema: str = "pgqueue"
         cursor: psycopg.Cursor[TupleRow] = psycopg.Cursor(connection, row_factory=tuple_row)
         with cursor:
             cursor.execute(sql.load(statement.name, schema).encode(), statement.params, binary=True)
-            return statement.parse(list(cursor.fetchall()) if cursor.description else [])
+            return statement.parse(list(cursor.fetchall()) if _has_rows(cursor) else [])
 
 
 async def arun(connection: AsyncConnection, statement: Statement[T], schema: str = "pgqueue") -> T:
@@ -113,7 +136,12 @@ async def arun(connection: AsyncConnection, statement: Statement[T], schema: str
         cursor: psycopg.AsyncCursor[TupleRow] = psycopg.AsyncCursor(connection, row_factory=tuple_row)
         async with cursor:
             await cursor.execute(sql.load(statement.name, schema).encode(), statement.params, binary=True)
-            return statement.parse(list(await cursor.fetchall()) if cursor.description else [])
+            return statement.parse(list(await cursor.fetchall()) if _has_rows(cursor) else [])
+
+
+def _has_rows(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:
+    """In a caller's pipeline the answer is still to come: fetching it is what waits for it."""
+    return cursor.description is not None or cursor.connection.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF
 
 
 async def arun_together(connection: AsyncConnection, statements: Sequence[Statement[Any]], schema: str) -> list[Any]:
@@ -137,17 +165,52 @@ async def arun_together(connection: AsyncConnection, statements: Sequence[Statem
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Turn a driver's error into pgqueue's; what a handler or caller raised itself passes."""
+    """Turn a driver's error into pgqueue's."""
     try:
         yield
     except (psycopg.Error, PoolTimeout, OSError) as error:
         raise translate(error) from error
 
 
+@contextlib.contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """A transaction whose BEGIN and COMMIT are translated; what the body raises passes as it is."""
+    raised: BaseException | None = None
+    try:
+        with connection.transaction():
+            try:
+                yield
+            except BaseException as error:
+                raised = error
+                raise
+    except (psycopg.Error, OSError) as error:
+        if error is raised:
+            raise
+        raise translate(error) from error
+
+
+@contextlib.asynccontextmanager
+async def atransaction(connection: AsyncConnection) -> AsyncIterator[None]:
+    """As `transaction`, awaited."""
+    raised: BaseException | None = None
+    try:
+        async with connection.transaction():
+            try:
+                yield
+            except BaseException as error:
+                raised = error
+                raise
+    except (psycopg.Error, OSError) as error:
+        if error is raised:
+            raise
+        raise translate(error) from error
+
+
 def translate(error: BaseException) -> DatabaseError | NotLeaderError:
     """The pgqueue error for a driver's `error` (psycopg's, or what SQLAlchemy's drivers raise)."""
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    text = mask_password(" ".join(str(error).split())) or type(error).__name__
+    said = " ".join(str(error).split()).partition(" This probably means")[0]  # libpq's guess helps nobody
+    text = mask_password(said) or type(error).__name__
     if state == "PQ001":
         return NotLeaderError(text)
     if state in _SCHEMA:
@@ -160,32 +223,24 @@ def translate(error: BaseException) -> DatabaseError | NotLeaderError:
     return DatabaseError(text)
 
 
-def check_alive(connection: Connection | AsyncConnection) -> None:
-    """Raise if an idle connection's peer has gone; costs no round trip.
+def was_sent(error: DatabaseUnavailableError) -> bool:
+    """False if there was no connection to be had, so that nothing can have been sent."""
+    return error.__cause__ is not None and not isinstance(error.__cause__, PoolTimeout)
 
-    An idle socket that turned readable brings an end or a notice; only then is the server asked.
+
+def is_alive(connection: Connection | AsyncConnection) -> bool:
+    """False if an idle connection's peer has gone; costs no round trip.
+
+    An idle socket that is readable brings a notice or the end; reading on past the notices meets the end.
     """
-    readable, _, _ = (
-        select.select([connection.fileno()], [], [], 0) if connection.fileno() < 1024 else _polled(connection)
-    )
-    if readable:
-        connection.pgconn.consume_input()
-        if connection.pgconn.status != psycopg.pq.ConnStatus.OK:
-            raise psycopg.OperationalError("the connection was lost while idle")
-
-
-def _polled(connection: Connection | AsyncConnection) -> tuple[list[Any], list[Any], list[Any]]:
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLIN)
-    return list(poller.poll(0)), [], []
-
-
-def _check_pooled(connection: Connection) -> None:
-    check_alive(connection)
-
-
-async def _acheck_pooled(connection: AsyncConnection) -> None:
-    check_alive(connection)
+    try:
+        while poller.poll(0):
+            connection.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return False
+    return connection.pgconn.status == psycopg.pq.ConnStatus.OK
 
 
 async def _aconfigure(connection: AsyncConnection) -> None:
@@ -202,7 +257,6 @@ def make_pool(url: str, *, size: int = POOL_SIZE) -> ConnectionPool[Connection]:
         timeout=POOL_TIMEOUT,
         reconnect_timeout=POOL_TIMEOUT,
         configure=prepare_session,
-        check=_check_pooled,
         open=False,
         name="pgqueue",
     )
@@ -220,7 +274,6 @@ async def make_async_pool(url: str, *, size: int = POOL_SIZE) -> AsyncConnection
         timeout=POOL_TIMEOUT,
         reconnect_timeout=POOL_TIMEOUT,
         configure=_aconfigure,
-        check=_acheck_pooled,
         open=False,
         name="pgqueue",
     )
@@ -233,6 +286,11 @@ def pooled(pool: ConnectionPool[Connection]) -> Iterator[Connection]:
     """A connection of `pool`; none to be had is DatabaseUnavailableError."""
     with translated():
         connection = pool.getconn()
+        for _ in range(2 * POOL_SIZE):  # the pool's own check would back off for seconds after a server's restart
+            if is_alive(connection):
+                break
+            pool.putconn(connection)
+            connection = pool.getconn()
     try:
         yield connection
     finally:
@@ -244,6 +302,11 @@ async def apooled(pool: AsyncConnectionPool[AsyncConnection]) -> AsyncIterator[A
     """As `pooled`, awaited."""
     with translated():
         connection = await pool.getconn()
+        for _ in range(2 * POOL_SIZE):
+            if is_alive(connection):
+                break
+            await pool.putconn(connection)
+            connection = await pool.getconn()
     try:
         yield connection
     finally:

@@ -190,11 +190,13 @@ def encode(new: NewJob, *, max_payload_bytes: int = validation.MAX_PAYLOAD_BYTES
     """
     if not isinstance(new, NewJob):
         raise InvalidArgumentError(f"{validation.shorten(new)} is not a NewJob")
-    options = new.options or _NO_OPTIONS
+    options = _NO_OPTIONS if new.options is None else new.options
+    if not isinstance(options, JobOptions):
+        raise InvalidArgumentError(f"invalid options {validation.shorten(options)}: must be a JobOptions")
     queue = _first(new.queue, options.queue)
     priority = _first(new.priority, options.priority)
-    delay = _first(new.delay, options.delay)
-    run_at = _first(new.run_at, options.run_at)
+    due: NewJob | JobOptions = new if new.delay is not None or new.run_at is not None else options
+    delay, run_at = due.delay, due.run_at
     max_attempts = _first(new.max_attempts, options.max_attempts)
     timeout = _first(new.timeout, options.timeout)
     unique_key = _first(new.unique_key, options.unique_key)

@@ -16,7 +16,7 @@ _said: set[str] = set()
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A database and where its URL came from: `database_url`, `PGHOST`, `argument`, `embedded` …"""
+    """A database and where its URL came from: `database_url`, `PGHOST`, `argument`, `embedded server`."""
 
     url: str
     source: str

@@ -14,7 +14,8 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pgqueue import callers, db, job as job_module, locate, store, validation
+from pgqueue import callers, db, locate, store, validation
+from pgqueue import job as job_module
 from pgqueue.config import Settings
 from pgqueue.errors import DatabaseUnavailableError, EnqueueUncertainError, InvalidArgumentError
 from pgqueue.job import EncodedJob, Job, JobOptions, NewJob
@@ -115,9 +116,10 @@ def check_repeat(error: DatabaseUnavailableError, repeat: Repeat) -> None:
         DatabaseUnavailableError: there is no connection to be had, or the operation is not to be repeated.
         EnqueueUncertainError: nobody knows whether the enqueue committed.
     """
-    if error.__cause__ is None or isinstance(error.__cause__, db.PoolTimeout) or repeat is Repeat.NEVER:
+    if not db.was_sent(error) or repeat is Repeat.NEVER:
         raise error
-    answered = getattr(error.__cause__, "sqlstate", None) is not None
+    # Class 08 is a pooler's word about a connection of its own, as uncertain as silence.
+    answered = not (getattr(error.__cause__, "sqlstate", None) or "08").startswith("08")
     if repeat is Repeat.IF_ANSWERED and not answered:
         raise EnqueueUncertainError(
             f"the connection broke while the enqueue committed, the job may or may not exist: {error}"
@@ -306,7 +308,7 @@ class Queue(QueueBase):
         with db.pooled(pool) as own:
             if single:
                 return callers.drive(own, operation(True), self.schema)
-            with db.translated(), own.transaction():
+            with db.transaction(own):
                 return callers.drive(own, operation(True), self.schema)
 
     def _opened(self) -> Any:

@@ -80,8 +80,8 @@ class AsyncQueue(QueueBase):
             unique_key: while a live job of this type has this key, that job is returned instead (`job.existing`).
             concurrency_key: what jobs of one customer, tenant or resource share.
             options: the same as a value; keywords beat it.
-            connection: the caller's psycopg AsyncConnection or SQLAlchemy AsyncConnection or AsyncSession; None: one of pgqueue's
-                own, committed at once.
+            connection: the caller's psycopg AsyncConnection or SQLAlchemy AsyncConnection or AsyncSession; None: one
+                of pgqueue's own, committed at once.
 
         Raises:
             InvalidArgumentError, InvalidNameError, InvalidPayloadError: nothing was sent.
@@ -215,9 +215,8 @@ class AsyncQueue(QueueBase):
         async with db.apooled(pool) as own:
             if single:
                 return await callers.adrive(own, operation(True), self.schema)
-            with db.translated():
-                async with own.transaction():
-                    return await callers.adrive(own, operation(True), self.schema)
+            async with db.atransaction(own):
+                return await callers.adrive(own, operation(True), self.schema)
 
     async def _opened(self) -> Any:
         if self._pool is None:

@@ -105,7 +105,8 @@ class Registry:
         execute = getattr(executor, "execute", executor)
         if isinstance(executor, type) or not callable(execute):
             raise ConfigurationError(
-                f"executor of {name!r} is {validation.shorten(executor)}: must be a function or an object with execute(job, context)"
+                f"executor of {name!r} is {validation.shorten(executor)}: "
+                "must be a function or an object with execute(job, context)"
             )
         self._registrations[name] = Registration(
             type=name,
@@ -127,7 +128,7 @@ class Registry:
         self.register(job_type, executor, **options)
 
     def on_error(self, callback: ErrorCallback) -> ErrorCallback:
-        """Call `callback(job, error)` after each run that ended in an error; what it raises is logged and changes nothing."""
+        """Call `callback(job, error)` after each run that ended in an error; what it raises is logged, no more."""
         self.error_callbacks.append(callback)
         return callback
 

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pgqueue.errors import InvalidArgumentError, InvalidNameError, InvalidPayloadError
@@ -25,7 +25,7 @@ MAX_KEY_BYTES = 1024 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+_SCALARS = frozenset({str, float, bool, type(None)})  # plain integers are looked at one by one
 
 
 def check_name(value: object, what: str) -> str:
@@ -50,12 +50,11 @@ def check_schema_name(value: object) -> str:
 
 def check_seconds(value: object, what: str) -> float:
     """Return `value` (seconds; a number or timedelta) as a float between 0 and ten years."""
-    total = getattr(value, "total_seconds", None)
-    number = total() if callable(total) else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-        raise InvalidArgumentError(f"invalid {what} {shorten(value)}: must be a finite number of seconds")
-    if not 0 <= number <= MAX_SECONDS:
-        raise InvalidArgumentError(f"invalid {what} {shorten(value)}: must be between 0 and {MAX_SECONDS:.0f} seconds")
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= MAX_SECONDS:
+        raise InvalidArgumentError(
+            f"invalid {what} {shorten(value)}: must be a number of seconds between 0 and {MAX_SECONDS:.0f}"
+        )
     return float(number)
 
 
@@ -67,13 +66,15 @@ def check_integer(value: object, what: str, low: int, high: int) -> int:
 
 
 def check_aware(value: object, what: str) -> datetime:
-    """Return `value` if it is a datetime with a zone."""
+    """Return `value` if it is a datetime with a zone, between the years 2 and 9998: any zone can show it then."""
     if not isinstance(value, datetime):
         raise InvalidArgumentError(f"invalid {what} {shorten(value)}: must be a datetime with a time zone")
     if value.utcoffset() is None:
         raise InvalidArgumentError(
             f"invalid {what} {value.isoformat()}: has no time zone; add one, such as timezone.utc"
         )
+    if not 2 <= value.year <= 9998:
+        raise InvalidArgumentError(f"invalid {what} {value.isoformat()}: must be between the years 2 and 9998")
     return value
 
 
@@ -92,20 +93,27 @@ def payload_object(payload: object) -> dict[str, Any]:
     """The JSON object a payload stands for: a mapping, a pydantic model (by alias) or a dataclass instance.
 
     Raises:
-        InvalidPayloadError: it is none of these.
+        InvalidPayloadError: it is none of these, or it cannot be turned into one.
     """
     if payload is None:
         return {}
     if isinstance(payload, dict):
         return payload
-    if callable(dump := getattr(payload, "model_dump", None)):
-        dumped = dump(mode="json", by_alias=True)
-        if isinstance(dumped, dict):
-            return dumped
-    elif dataclasses.is_dataclass(payload) and not isinstance(payload, type):
-        return dataclasses.asdict(payload)
-    elif isinstance(payload, Mapping):
-        return dict(payload)
+    try:
+        if isinstance(payload, type):
+            pass
+        elif callable(dump := getattr(payload, "model_dump", None)):
+            dumped = dump(mode="json", by_alias=True)
+            if isinstance(dumped, dict):
+                return dumped
+        elif dataclasses.is_dataclass(payload) and not isinstance(payload, type):
+            return dataclasses.asdict(payload)
+        elif isinstance(payload, Mapping):
+            return dict(payload)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidPayloadError(
+            f"{type(payload).__name__} cannot be written as JSON: {shorten(str(error))}"
+        ) from None
     raise InvalidPayloadError(
         f"payload is {type(payload).__name__}: must be a JSON object (dict), a pydantic model or a dataclass"
     )
@@ -123,7 +131,11 @@ def encode_payload(payload: dict[str, Any], max_bytes: int = MAX_PAYLOAD_BYTES) 
     """
     try:
         # A flat object of plain scalars needs no walk: what is left to refuse shows in the text itself.
-        if not all(type(key) is str and type(value) in _SCALARS for key, value in payload.items()):
+        if not all(
+            type(key) is str
+            and (type(value) in _SCALARS or (type(value) is int and value.bit_length() <= MAX_INTEGER_BITS))
+            for key, value in payload.items()
+        ):
             _walk(payload)
         text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         size = len(text) if text.isascii() else len(text.encode())

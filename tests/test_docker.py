@@ -25,8 +25,8 @@ from postgres_provider import DEFAULT_IMAGE, provide, unusable_engine
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[1]
-IMAGE = os.environ.get("PGQUEUE_IMAGE") or "pgqueue:local"
-POSTGRES_IMAGE = os.environ.get("PGQUEUE_POSTGRES_IMAGE") or DEFAULT_IMAGE
+IMAGE = "pgqueue:local"
+POSTGRES_IMAGE = os.environ.get("PGQUEUE_TEST_IMAGE") or DEFAULT_IMAGE
 WORKSPACES = "/var/lib/pgqueue/workspaces"
 
 
@@ -185,12 +185,11 @@ def test_a_container_that_comes_too_late_is_removed(monkeypatch, container):
     monkeypatch.delenv("PGQUEUE_TEST_REQUIRE", raising=False)
     monkeypatch.delenv("PGQUEUE_TEST_DATABASE_URL", raising=False)
     monkeypatch.setenv("PGQUEUE_TEST_DOCKER_SECONDS", "0.5")  # the image is there, but a start takes seconds
-    image = os.environ.get("PGQUEUE_TEST_IMAGE") or DEFAULT_IMAGE
-    containers = ["docker", "ps", "--all", "--quiet", "--filter", f"ancestor={image}"]
+    containers = ["docker", "ps", "--all", "--quiet", "--filter", f"ancestor={POSTGRES_IMAGE}"]
     before = run(*containers).stdout
     provided = provide()
     provided.stop()
-    assert provided.why_not == [f"docker: {image} was not up within 0.5 s"]
+    assert provided.why_not == [f"docker: {POSTGRES_IMAGE} was not up within 0.5 s"]
     assert run(*containers).stdout == before
 
 

@@ -6,6 +6,7 @@ Revises:
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from alembic import context, op
 
 from pgqueue import sql
@@ -233,16 +234,24 @@ DROP TYPE pgqueue.job_state;
 
 def upgrade() -> None:
     execute(UPGRADE)
-    execute(f"INSERT INTO pgqueue.revisions (number, serves_code_from) VALUES ({NUMBER}, {SERVES_CODE_FROM})")
+    op.bulk_insert(
+        sa.table("revisions", sa.column("number"), sa.column("serves_code_from"), schema=schema()),
+        [{"number": NUMBER, "serves_code_from": SERVES_CODE_FROM}],
+    )
 
 
 def downgrade() -> None:
     execute(DOWNGRADE)
 
 
+def schema() -> str:
+    name: str = context.config.attributes["schema"]
+    return name
+
+
 def execute(script: str) -> None:
     """Run `script` as it is, on the driver's connection: SQLAlchemy would read its per cent signs as parameters."""
-    text = sql.render(script, context.config.attributes["schema"])
+    text = sql.render(script, schema())
     if context.is_offline_mode():
         op.execute(text)
     else:

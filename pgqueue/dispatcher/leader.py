@@ -114,7 +114,6 @@ class Leader(Service):
 
     def failed(self, error: Exception) -> float:
         """The session may be gone, and with it the lock: nothing is believed until the row is read again."""
-        logger.warning("leader election error: %s", error)
         super().failed(error)
         return self._interval * FOLLOWER_PACE * random.uniform(1 - FOLLOWER_JITTER, 1 + FOLLOWER_JITTER)  # noqa: S311
 

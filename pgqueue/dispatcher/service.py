@@ -39,7 +39,7 @@ class Service:
             except NotLeaderError as error:
                 pause = self.failed(error)
             except DatabaseUnavailableError as error:
-                logger.warning("%s: %s", self.name, error)
+                logger.warning("%s error: %s", self.name, error)
                 pause = self.failed(error)
             except Exception as error:
                 logger.exception("%s failed", self.name)

@@ -19,6 +19,7 @@ LEASE_STATEMENT_TIMEOUT = 2_000  # milliseconds; a renewal that takes longer has
 LOCK_TIMEOUT = 500  # milliseconds a lease statement waits for the row
 DDL_LOCK_TIMEOUT = 100  # milliseconds; DDL that waits longer would hold up completions behind it
 DISPATCH_STATEMENT_TIMEOUT = 30_000  # milliseconds
+PROBE_ROUNDS = 20  # a busy pool may lend the same server process again by chance, but not so often
 
 
 class PoolerMode(Enum):
@@ -88,11 +89,16 @@ class Sessions:
         connection = await db.aconnect(
             self.url, purpose=self.application_name, prepare_threshold=None if self.pooled else 0
         )
-        if not self.pooled:
+        if self.pooled:
+            return connection
+        try:
             with db.translated():
                 # A disabled plan type counts as a cost of ten milliards, which alone would start the JIT compiler.
                 for setting in ("jit = off", *settings):
                     await connection.execute(f"SET {setting}".encode())
+        except BaseException:  # cancellation too: nobody else has it yet
+            await connection.close()
+            raise
         return connection
 
 
@@ -114,12 +120,15 @@ async def probe(url: str) -> PoolerMode:
         second = await db.aconnect(url, purpose="pgqueue probe", prepare_threshold=None)
         try:
             before = await _backend(first)
-            async with second.transaction():
-                other = await _backend(second)
-                after = await _backend(first)
+            for _ in range(PROBE_ROUNDS):
+                async with second.transaction():
+                    other = await _backend(second)
+                    after = await _backend(first)
+                if other == before or after != before:
+                    return PoolerMode.TRANSACTION
         finally:
             await second.close()
-        return PoolerMode.SESSION if before == after and other != before else PoolerMode.TRANSACTION
+        return PoolerMode.SESSION
     finally:
         await first.close()
 

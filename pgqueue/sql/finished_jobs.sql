@@ -10,6 +10,7 @@ WHERE to_regclass('pgqueue.finished_jobs_' || state || '_' || to_char(day, 'YYYY
 ORDER BY day, state
 
 -- name: create_partition
+-- Makes one day of one state, unless it is there.
 SELECT pgqueue.create_partition(CAST(%(state)s AS pgqueue.job_state), CAST(%(day)s AS date))
 
 -- name: expired_partitions

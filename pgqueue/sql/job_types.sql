@@ -11,6 +11,7 @@ SET max_concurrency = excluded.max_concurrency, max_attempts = excluded.max_atte
     declared_at = excluded.declared_at
 
 -- name: read_types
+-- Both values of every type, and who set the operator's.
 SELECT type, max_concurrency, max_attempts, timeout, operator_max_concurrency, declared_at, operator_changed_at,
        operator_changed_by
 FROM pgqueue.job_types ORDER BY type

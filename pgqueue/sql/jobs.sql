@@ -23,10 +23,12 @@ SELECT job.id, job.state, job.run_at, job.created_at FROM job CROSS JOIN bell
 
 -- name: enqueue_many
 -- Rows in, rows out, in the order given; id is NULL where a live job holds the row's unique key.
+-- Keys are taken in the order of their hashes, so that two batches with the same keys do not deadlock.
 WITH input AS MATERIALIZED (
   SELECT nextval('pgqueue.jobs_id_seq') AS id, item.*,
          coalesce(CAST(item.run_at_text AS timestamptz),
-                  clock_timestamp() + make_interval(secs => CAST(item.delay AS double precision))) AS due
+                  clock_timestamp() + make_interval(secs => CAST(item.delay AS double precision)),
+                  clock_timestamp()) AS due
   FROM unnest(CAST(%(types)s AS text[]), CAST(%(queues)s AS text[]), CAST(%(priorities)s AS smallint[]),
               CAST(%(payloads)s AS text[]), CAST(%(run_ats)s AS text[]), CAST(%(delays)s AS double precision[]),
               CAST(%(max_attempts)s AS integer[]), CAST(%(timeouts)s AS double precision[]),
@@ -39,8 +41,8 @@ WITH input AS MATERIALIZED (
   OVERRIDING SYSTEM VALUE
   SELECT id, type, queue, priority, CAST(payload AS jsonb),
          CASE WHEN due > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state,
-         coalesce(due, clock_timestamp()), max_attempts, timeout, unique_key, decode(unique_hash, 'hex'), concurrency_key
-  FROM input ORDER BY position
+         due, max_attempts, timeout, unique_key, decode(unique_hash, 'hex'), concurrency_key
+  FROM input ORDER BY unique_hash, position
   ON CONFLICT (unique_hash) WHERE unique_hash IS NOT NULL DO NOTHING
   RETURNING id, CAST(state AS text) AS state, run_at, created_at
 ), bell AS MATERIALIZED (

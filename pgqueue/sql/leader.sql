@@ -9,6 +9,7 @@ INSERT INTO pgqueue.leader (name) VALUES (%(name)s) ON CONFLICT DO NOTHING
 SELECT pg_try_advisory_lock(%(lock_class)s, %(lock_key)s)
 
 -- name: unlock
+-- Given back by the session that holds it, on a clean stop.
 SELECT pg_advisory_unlock(%(lock_class)s, %(lock_key)s)
 
 -- name: read_lease
@@ -66,4 +67,5 @@ SELECT pg_try_advisory_lock(%(bell_class)s, %(bell_key)s)
 SELECT pg_advisory_lock(%(bell_class)s, %(bell_key)s)
 
 -- name: leave_bell
+-- Awake: enqueuers need not ring any more.
 SELECT pg_advisory_unlock(%(bell_class)s, %(bell_key)s)

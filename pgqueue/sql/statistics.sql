@@ -23,8 +23,9 @@ SELECT type, queue, CAST(state AS text), count(*) FROM pgqueue.jobs GROUP BY typ
 SELECT number, serves_code_from FROM pgqueue.revisions ORDER BY number DESC LIMIT 1
 
 -- name: schema_exists
+-- The oldest of pgqueue's tables is there.
 SELECT to_regclass('pgqueue.revisions') IS NOT NULL
 
 -- name: session_defaults
--- What the server says of a session's transactions; pgqueue's own are READ COMMITTED READ WRITE.
-SELECT current_setting('default_transaction_isolation'), current_setting('default_transaction_read_only')
+-- What the server says of a session's transactions (pgqueue's own are READ COMMITTED READ WRITE), and which it is.
+SELECT current_setting('default_transaction_isolation'), current_setting('default_transaction_read_only'), pg_backend_pid()

@@ -1,6 +1,7 @@
 -- One row per worker start; its lease covers every job it runs.
 
 -- name: register
+-- A new start, alive for one lease.
 INSERT INTO pgqueue.workers (id, host, pid, version, concurrency, types, started_at, heartbeat_at, expires_at)
 VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(concurrency)s, %(types)s, clock_timestamp(), clock_timestamp(),
         clock_timestamp() + make_interval(secs => %(lease)s))
@@ -37,6 +38,7 @@ WHERE worker.id IS NULL OR worker.dead
 DELETE FROM pgqueue.workers WHERE dead AND expires_at < clock_timestamp() - interval '1 day'
 
 -- name: list_workers
+-- For people: with the number of jobs each holds.
 SELECT id, host, pid, version, concurrency, types, started_at, heartbeat_at, dead OR expires_at < clock_timestamp(),
        (SELECT count(*) FROM pgqueue.jobs WHERE state = 'processing' AND worker_id = worker.id)
 FROM pgqueue.workers AS worker ORDER BY started_at

@@ -1,11 +1,11 @@
-"""Statements over jobs and their history: sql/jobs.sql and the DDL-free part of sql/finished_jobs.sql."""
+"""Statements over jobs and their history: sql/jobs.sql."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -105,7 +105,7 @@ def copy_line(job: EncodedJob, job_id: int, now: datetime, now_text: str) -> tup
     """One row of `jobs.copy_in` in COPY's text format, with the state and run_at it says."""
     run_at, due = now, now_text
     if job.delay is not None:
-        run_at = now + _seconds(job.delay)
+        run_at = now + timedelta(seconds=job.delay)
         due = run_at.isoformat()
     elif job.run_at is not None:
         run_at, due = job.run_at, job.run_at.isoformat()
@@ -114,14 +114,11 @@ def copy_line(job: EncodedJob, job_id: int, now: datetime, now_text: str) -> tup
     key = _copy_text(job.concurrency_key)
     attempts = r"\N" if job.max_attempts is None else job.max_attempts
     timeout = r"\N" if job.timeout is None else job.timeout
-    line = f"{job_id}\t{job.type}\t{job.queue}\t{job.priority}\t{payload}\t{state.value}\t{due}\t{now_text}\t{attempts}\t{timeout}\t{key}\n"
+    line = (
+        f"{job_id}\t{job.type}\t{job.queue}\t{job.priority}\t{payload}\t{state.value}\t{due}\t{now_text}\t"
+        f"{attempts}\t{timeout}\t{key}\n"
+    )
     return line, state, run_at
-
-
-def _seconds(delay: float) -> Any:
-    from datetime import timedelta
-
-    return timedelta(seconds=delay)
 
 
 def _copy_text(text: str | None) -> str:

@@ -47,9 +47,9 @@ def schema_level() -> Statement[tuple[int, int] | None]:
     return Statement("statistics.schema_level", {}, lambda rows: (rows[0][0], rows[0][1]) if rows else None)
 
 
-def session_defaults() -> Statement[tuple[str, str]]:
-    """Default isolation and read-only setting of a new transaction."""
-    return Statement("statistics.session_defaults", {}, lambda rows: (rows[0][0], rows[0][1]))
+def session_defaults() -> Statement[tuple[str, str, int]]:
+    """Default isolation and read-only setting of a new transaction, and the server process that answered."""
+    return Statement("statistics.session_defaults", {}, lambda rows: (rows[0][0], rows[0][1], rows[0][2]))
 
 
 def missing_partitions(days: int) -> Statement[list[tuple[str, date]]]:

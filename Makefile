@@ -1,0 +1,33 @@
+# What a developer types. Each target that matters is a script of its own, for machines without make.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test soak check fix bench docs
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## see it run: two dispatchers, 60 jobs, a kill -9 of the leader half-way (sh scripts/demo)
+	@sh scripts/demo
+
+test: ## the whole suite; make test ARGS="-k leader" for a part of it (sh scripts/test)
+	@sh scripts/test $(ARGS)
+
+soak: ## the same tests at large counts, one after the other, with their figures
+	@sh scripts/environment dev
+	@PGQUEUE_TEST_SOAK=1 .venv/bin/python -m pytest -m soak -s -p no:xdist --timeout=600 $(ARGS)
+
+check: ## lint, format, types, layers (sh scripts/check)
+	@sh scripts/check
+
+fix: ## let ruff mend what it can
+	@sh scripts/environment dev
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+bench: ## speed and memory on this machine
+	@sh scripts/environment dev
+	@.venv/bin/python bench/run.py $(ARGS)
+
+docs: ## write the help of every command into docs/cli.md
+	@sh scripts/environment dev
+	@.venv/bin/python scripts/docs.py
