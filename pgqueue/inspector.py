@@ -65,6 +65,8 @@ class Inspector:
         if state is not None and state not in set(JobState):
             raise InvalidArgumentError(f"invalid state {state!r}: must be one of {', '.join(JobState)}")
         validation.check_integer(limit, "limit", 1, MAX_PAGE)
+        if before is not None:
+            validation.check_integer(before, "before", 1, 2**63 - 1)
         return self._run(store.jobs.list_jobs(state=state, job_type=job_type, queue=queue, before=before, limit=limit))
 
     def counts(self) -> dict[str, int]:

@@ -123,6 +123,7 @@ class Leader(Service):
         if term is not None:
             await self._lose(term, "it resigned", reconnect=False)
             try:
+                await self._unlock(not self._sessions.pooled)  # first: a follower that is told must find it free
                 await self._run(store.leader.resign(term.name, term.holder_id, term.epoch, self._bell))
             except DatabaseError as error:
                 logger.warning("could not resign, the lease runs out by itself: %s", error)

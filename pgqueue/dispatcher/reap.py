@@ -139,7 +139,8 @@ class Reaper(Service):
         for finished, make in ((True, store.jobs.finish), (False, store.jobs.put_back)):
             part = [outcome for outcome in outcomes if outcome.state.finished is finished]
             if part:
-                written.update(await db.arun(connection, make(part, workers), self._schema))
+                ids = await db.arun(connection, make(part, workers), self._schema)
+                written |= ids
         return [outcome for outcome in outcomes if outcome.id in written]
 
     def _decided(self, outcomes: Sequence[Outcome]) -> None:

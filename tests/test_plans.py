@@ -1,0 +1,229 @@
+"""The plans of the hot statements do not depend on statistics: 200 000 rows, never analysed, generic plans.
+
+A statement that falls to a scan or a sort when the table fills is a queue that stops; so the plans themselves are
+the test, under the settings of the sessions that run them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import conftest
+import psycopg
+import pytest
+
+from pgqueue import JobState, NewJob, Queue, db, sql, store
+from pgqueue.dispatcher.sessions import Sessions
+from pgqueue.outcome import Outcome
+from pgqueue.store import Statement
+from pgqueue.store.jobs import LaneQuota, Mark
+from pgqueue.worker.completer import SESSION
+
+ROWS = 200_000
+WORKER = UUID("11111111-1111-1111-1111-111111111111")
+TYPES = {  # of the blocks' parameters, as psycopg sends them or the blocks cast them
+    "epoch": "bigint",
+    "ids": "bigint[]",
+    "limit": "bigint",
+    "worker_id": "uuid",
+}
+
+
+def prepared(name: str) -> tuple[str, list[str]]:
+    """The block with $n for each %(name)s, and the names in order: what the server is sent."""
+    names: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
+
+    return re.sub(r"%\((\w+)\)s", number, sql.load(name)).replace("%%", "%"), names
+
+
+def literal(value: object) -> str:
+    if isinstance(value, list):
+        return "'{" + ",".join("NULL" if item is None else json.dumps(str(item)) for item in value) + "}'"
+    return "NULL" if value is None else f"'{value}'"
+
+
+def plan(connection: psycopg.Connection, statement: Statement[object]) -> str:
+    """EXPLAIN EXECUTE of the prepared block under a generic plan."""
+    text, names = prepared(statement.name)
+    types = ", ".join(TYPES.get(name, "unknown") for name in names)
+    connection.execute("DEALLOCATE ALL")
+    connection.execute(f"PREPARE it{f' ({types})' if names else ''} AS {text}".encode())
+    values = ", ".join(literal(statement.params[name]) for name in names)
+    rows = connection.execute(f"EXPLAIN EXECUTE it{f' ({values})' if names else ''}".encode()).fetchall()
+    return "\n".join(row[0] for row in rows)
+
+
+def indexes(text: str) -> set[str]:
+    return set(re.findall(r"using (\w+)", text)) | set(re.findall(r"Bitmap Index Scan on (\w+)", text))
+
+
+@pytest.fixture(scope="module")
+def full() -> Iterator[str]:
+    """A database with a full hot table: pending in many lanes, scheduled, processing; autovacuum never sees it."""
+    yield from filled(conftest._database(conftest.TEMPLATE))
+
+
+def filled(databases: Iterator[str]) -> Iterator[str]:
+    for dsn in databases:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("ALTER TABLE pgqueue.jobs SET (autovacuum_enabled = off)")
+            connection.execute(
+                "INSERT INTO pgqueue.jobs (type, queue, priority, state, run_at, attempt, worker_id, started_at) "
+                "SELECT 't' || n %% 20, 'q' || n %% 3, n %% 5, "
+                " (CASE WHEN n %% 10 = 0 THEN 'processing' WHEN n %% 10 = 1 THEN 'scheduled' ELSE 'pending' END)"
+                "::pgqueue.job_state, now() + (n %% 1000) * interval '1 s', 1, %s, now() "
+                "FROM generate_series(1, %s) AS n",
+                [WORKER, ROWS],
+            )
+            assert connection.execute(
+                "SELECT last_analyze, last_autoanalyze, n_live_tup FROM pg_stat_user_tables WHERE relname = 'jobs'"
+            ).fetchone()[:2] == (None, None)
+        yield dsn
+
+
+def settings_of(open_session: str) -> list[tuple[str, str]]:
+    """What a dispatcher's session of this kind is set to, read from a real one."""
+
+    async def read(dsn: str) -> list[tuple[str, str]]:
+        connection = await getattr(Sessions(dsn, uuid4(), 3.0), open_session)()
+        try:
+            cursor = await connection.execute(
+                "SELECT name, setting FROM pg_settings WHERE source = 'session' AND name LIKE ANY "
+                "(ARRAY['enable%', 'jit', 'plan_cache%', 'random_page%'])"
+            )
+            return list(await cursor.fetchall())
+        finally:
+            await connection.close()
+
+    return asyncio.run(read(conftest._state["url"]))
+
+
+@pytest.fixture
+def session(full: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(full, autocommit=True) as connection:
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+        yield connection
+
+
+def as_session(connection: psycopg.Connection, kind: str) -> psycopg.Connection:
+    found = settings_of(kind)
+    assert found, "the session sets nothing"
+    for name, value in found:
+        connection.execute(f"SET {name} = {value}".encode())
+    return connection
+
+
+def as_completer(connection: psycopg.Connection) -> psycopg.Connection:
+    for setting in SESSION:
+        connection.execute(f"SET {setting}".encode())
+    return connection
+
+
+def outcomes(state: JobState) -> list[Outcome]:
+    return [Outcome(number * 10, 1, state) for number in range(1, 201)]
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 60])
+def test_dispatch_reads_the_lane_index_in_order_and_stops_at_its_quota(session, lanes):
+    marks = [Mark(), Mark(2, datetime(2030, 1, 1, tzinfo=UTC), 77)]
+    quotas = [LaneQuota(f"q{n % 3}", f"t{n % 20}", 100, marks[n % 2]) for n in range(lanes)]
+    text = plan(as_session(session, "dispatch"), store.jobs.dispatch(quotas, WORKER, 7))
+    assert indexes(text) == {"jobs_lane"}, text
+    for node in ("Seq Scan", "Bitmap", "Sort"):
+        assert node not in text, text
+    assert "Limit" in text
+    assert "Tid Scan on jobs" in text
+    condition = next(line for line in text.splitlines() if "Index Cond" in line)
+    assert "ROW(priority, run_at, id) > " in condition, "the low-water mark is where the scan begins, not a filter"
+
+
+def test_the_lanes_are_found_by_probes_of_the_lane_index(session):
+    text = plan(as_session(session, "dispatch"), store.jobs.lanes())
+    assert indexes(text) == {"jobs_lane"}, text
+    for node in ("Seq Scan", "Bitmap", "Sort", "Aggregate"):
+        assert node not in text, text
+
+
+def test_unknown_types_are_found_by_the_lane_index(session):
+    text = plan(as_session(session, "dispatch"), store.jobs.fail_unknown([("q0", "t0")], 500))
+    assert indexes(text) == {"jobs_lane"}, text
+    assert "Seq Scan on jobs" not in text
+    assert "Sort" not in text
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        store.jobs.finish(outcomes(JobState.COMPLETED), [WORKER]),
+        store.jobs.put_back(outcomes(JobState.PENDING), [WORKER]),
+    ],
+    ids=lambda statement: statement.name,
+)
+@pytest.mark.parametrize("settings", ["as the completer sets them", "as the server has them"])
+def test_completion_reaches_its_rows_by_primary_key_and_never_by_the_processing_index(session, statement, settings):
+    if settings == "as the completer sets them":
+        as_completer(session)
+    text = plan(session, statement)
+    assert "jobs_pkey" in indexes(text), text
+    assert "jobs_processing" not in text, text
+    assert "Seq Scan on jobs" not in text, text
+    assert "Bitmap" not in text, text
+    assert "Tid Scan on jobs" in text, text
+
+
+def test_what_is_over_is_asked_by_primary_key(session):
+    text = plan(session, store.jobs.no_longer_processing([(number, 1) for number in range(1, 500)]))
+    assert indexes(text) == {"jobs_pkey"}, text
+    assert "Seq Scan on jobs" not in text
+
+
+@pytest.mark.parametrize("statement", [store.jobs.promote(1000), store.jobs.next_due()], ids=lambda item: item.name)
+def test_promotion_reads_the_index_of_scheduled_jobs(session, statement):
+    text = plan(as_session(session, "maintenance"), statement)
+    assert indexes(text) == {"jobs_scheduled"}, text
+    for node in ("Seq Scan", "Bitmap"):
+        assert node not in text, text
+
+
+def test_a_takeover_reads_what_is_running_by_the_processing_index(session):
+    for statement in (store.jobs.processing(), store.jobs.stale_of_workers([WORKER], 100)):
+        text = plan(as_session(session, "maintenance"), statement)
+        assert indexes(text) == {"jobs_processing"}, text
+        assert "Seq Scan" not in text, text
+
+
+def test_the_helper_sends_what_psycopg_sends(full, session):
+    """The same block through psycopg moves the rows that the plan was made for."""
+    as_session(session, "dispatch")
+    statement = store.jobs.dispatch([LaneQuota("q0", "t2", 5, Mark())], WORKER, 7)
+    session.execute("BEGIN")
+    jobs = db.run(session, statement)
+    session.execute("ROLLBACK")
+    assert len(jobs) == 5
+    assert {(job.queue, job.type, job.attempt, job.epoch) for job in jobs} == {("q0", "t2", 2, 7)}
+
+
+def test_a_dispatch_of_a_full_table_takes_milliseconds_not_a_scan(full, session):
+    as_session(session, "dispatch")
+    with Queue(full) as queue:
+        queue.enqueue_many([NewJob("mine", priority=5)] * 10)
+    text, names = prepared("jobs.dispatch")
+    params = store.jobs.dispatch([LaneQuota("default", "mine", 100, Mark())], WORKER, 7).params
+    types = ", ".join(TYPES.get(name, "unknown") for name in names)
+    session.execute(f"PREPARE run ({types}) AS {text}".encode())
+    values = ", ".join(literal(params[name]) for name in names)
+    rows = session.execute(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) EXECUTE run ({values})".encode()).fetchall()
+    shown = "\n".join(row[0] for row in rows)
+    read = re.search(r"Buffers: shared hit=(\d+)(?: read=(\d+))?", shown)
+    assert read, shown
+    assert int(read[1]) + int(read[2] or 0) < 500, shown
