@@ -223,6 +223,12 @@ def translate(error: BaseException) -> DatabaseError | NotLeaderError:
     return DatabaseError(text)
 
 
+def is_about_data(error: DatabaseError) -> bool:
+    """True if the server or the driver refused a value: the same statement will fail again."""
+    state = getattr(error.__cause__, "sqlstate", None) or ""
+    return isinstance(error.__cause__, psycopg.DataError) or state.startswith(("22", "54"))
+
+
 def was_sent(error: DatabaseUnavailableError) -> bool:
     """False if there was no connection to be had, so that nothing can have been sent."""
     return error.__cause__ is not None and not isinstance(error.__cause__, PoolTimeout)

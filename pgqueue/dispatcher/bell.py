@@ -12,7 +12,6 @@ Enqueuers hold the bell's lock shared until their transaction ends; where it is 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -102,8 +101,7 @@ class Doorbell:
                     pause = asyncio.create_task(self._wait(QUEUED_SCAN))
                     await asyncio.wait({waiter, pause}, return_when=asyncio.FIRST_COMPLETED)
                     pause.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await pause
+                    await asyncio.gather(pause, return_exceptions=True)  # a cancellation of ours goes on
             waiter.result()
             self._held = True
         except BaseException:

@@ -44,6 +44,10 @@ class Service:
             except Exception as error:
                 logger.exception("%s failed", self.name)
                 pause = self.failed(error)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # A clean-up on a session that is gone raised in the cancellation's place.
+                raise asyncio.CancelledError
             await self.wait(pause)
 
     def failed(self, _error: Exception) -> float:

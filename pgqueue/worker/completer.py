@@ -11,22 +11,23 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from uuid import UUID
+from typing import TypeVar
 
 from pgqueue import db, store
-from pgqueue.errors import DatabaseError, DatabaseUnavailableError, NotLeaderError
+from pgqueue.errors import DatabaseError
 from pgqueue.events import EventBus, JobsFinished
 from pgqueue.job import JobState, Reason
 from pgqueue.outcome import Outcome
+from pgqueue.store import Statement
 from pgqueue.store.jobs import Run
 from pgqueue.worker.executor import Ended
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_BATCH = 500
 RETRY_AFTER = 0.25  # seconds between attempts while the database is away
 LOCKED_PAUSE = 0.05  # seconds before a locked row is tried again
-LOCKED_TRIES = 40
 
 # One plan whatever the statistics: rows by primary key (LATERAL), then by ctid, joined by hash.
 SESSION = ("enable_seqscan = off", "enable_nestloop = off", "enable_mergejoin = off")
@@ -58,6 +59,7 @@ class Completer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._connection: db.AsyncConnection | None = None
+        self._locked = 0
         self.done_count = 0
         self.stale_count = 0
 
@@ -85,23 +87,26 @@ class Completer:
                 while self._waiting:
                     batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
                     await self._write(batch)
-                self._idle.set()
+                if not self._locked:
+                    self._idle.set()
         finally:
-            if self._connection is not None:
-                await self._connection.close()
+            await self._drop_connection()
 
     async def _write(self, batch: list[Ended]) -> None:
         batch.sort(key=lambda ended: ended[0].id)
-        finishing = [ended for ended in batch if ended[0].state.finished]
-        returning = [ended for ended in batch if not ended[0].state.finished]
-        stale = 0
-        for ended in (finishing, returning):
-            if not ended:
-                continue
-            written = await self._persist(ended)
-            missing = [one for one in ended if one[0].id not in written]
-            for one in missing:
-                stale += not await self._persist_single(one)
+        missing: list[Ended] = []
+        for finished in (True, False):
+            part = [ended for ended in batch if ended[0].state.finished is finished]
+            written = await self._persist(part) if part else set()
+            missing += [ended for ended in part if ended[0].id not in written]
+        locked = await self._still_processing(missing) if missing else []
+        if locked:
+            # Somebody holds these rows: tried again later, so that nobody waits for them.
+            self._locked += len(locked)
+            asyncio.get_running_loop().call_later(LOCKED_PAUSE, self._again, locked)
+            late = {id(ended) for ended in locked}
+            batch = [ended for ended in batch if id(ended) not in late]
+        stale = len(missing) - len(locked)
         self.stale_count += stale
         self.done_count += len(batch)
         self._on_done([(outcome.id, outcome.attempt) for outcome, _ in batch])
@@ -110,48 +115,45 @@ class Completer:
             for outcome, _ in batch:
                 logger.debug("job %d: processing -> %s", outcome.id, outcome.state.value)
 
+    def _again(self, locked: Sequence[Ended]) -> None:
+        self._locked -= len(locked)
+        self.add(locked)
+
     async def _persist(self, batch: Sequence[Ended]) -> set[int]:
         """The ids that were written; the others are locked or stale."""
+        workers = list({worker for _, worker in batch})
         outcomes = [outcome for outcome, _ in batch]
-        workers: list[UUID] = list({worker for _, worker in batch})
         make = store.jobs.finish if outcomes[0].state.finished else store.jobs.put_back
+        try:
+            return await self._execute(make(outcomes, workers))
+        except (DatabaseError, ValueError) as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return await self._persist(batch[:half]) | await self._persist(batch[half:])
+            logger.warning("outcome of job %d cannot be stored as it is: %s", outcomes[0].id, error)
+            return await self._execute(store.jobs.finish([_without_data(outcomes[0], error)], workers))
+
+    async def _still_processing(self, missing: Sequence[Ended]) -> list[Ended]:
+        runs = [(outcome.id, outcome.attempt) for outcome, _ in missing]
+        over = await self._execute(store.jobs.no_longer_processing(runs))
+        return [ended for ended in missing if (ended[0].id, ended[0].attempt) not in set(over)]
+
+    async def _execute(self, statement: Statement[T]) -> T:
+        """Run `statement`, however long it takes; only data that cannot be stored is an error.
+
+        A full disk, a lock, a missing partition or a lost connection passes: outcomes wait for it.
+        """
         while True:
             try:
                 if self._connection is None:
                     self._connection = await self._connect()
-                return await db.arun(self._connection, make(outcomes, workers), self._schema)
-            except DatabaseUnavailableError as error:
+                return await db.arun(self._connection, statement, self._schema)
+            except DatabaseError as error:
+                if db.is_about_data(error):
+                    raise
                 logger.warning("completions wait: %s", error)
                 await self._drop_connection()
                 await asyncio.sleep(RETRY_AFTER)
-            except (DatabaseError, NotLeaderError) as error:
-                if len(batch) > 1:
-                    half = len(batch) // 2
-                    return await self._persist(batch[:half]) | await self._persist(batch[half:])
-                if outcomes[0].result is None and outcomes[0].state is JobState.FAILED:
-                    logger.exception("outcome of job %d cannot be written", outcomes[0].id)
-                    return {outcomes[0].id}
-                outcomes = [_without_data(outcomes[0], error)]
-                make = store.jobs.finish
-
-    async def _persist_single(self, ended: Ended) -> bool:
-        """A row that the batch skipped: locked by somebody for a moment, or no longer this run's."""
-        for _ in range(LOCKED_TRIES):
-            if await self._persist([ended]):
-                return True
-            assert self._connection is not None  # noqa: S101 - _persist has just used it
-            try:
-                over = await db.arun(
-                    self._connection,
-                    store.jobs.no_longer_processing([(ended[0].id, ended[0].attempt)]),
-                    self._schema,
-                )
-            except DatabaseUnavailableError:
-                continue
-            if over:
-                return False
-            await asyncio.sleep(LOCKED_PAUSE)
-        return False
 
     async def _drop_connection(self) -> None:
         if self._connection is not None:
