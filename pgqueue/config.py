@@ -133,6 +133,12 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _second_store(self) -> Settings:
+        if self.default_database_url is None and self.database_url is not None:
+            self.__dict__["default_database_url"] = self.database_url
+        return self
+
+    @model_validator(mode="after")
     def _leases(self) -> Settings:
         for key in ("leader_lease_duration", "worker_lease_duration"):
             value, least = getattr(self, key), LEASE_FACTOR * self.heartbeat_interval

@@ -38,6 +38,8 @@ POOL_SIZE = 10
 # A blackholed peer is noticed in about 9 s (reliability: TCP partition); libpq's defaults take two hours.
 KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 2, "tcp_user_timeout": 9000}
 
+HOLDER_PREFIX = "pgqueue/"
+"""What the names of a dispatcher's sessions begin with; its holder id follows."""
 SCHEMA_LEVEL = 1
 """The revision number this code needs; an older schema gives exit code 4."""
 
@@ -65,6 +67,8 @@ def conninfo(url: str, purpose: str) -> str:
     defaults: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": purpose, **KEEPALIVES}
     if "," in str(given.get("host") or ""):
         defaults["target_session_attrs"] = "read-write"
+    if purpose.startswith(HOLDER_PREFIX):
+        given["application_name"] = purpose  # a takeover finds a holder's sessions by it
     return make_conninfo(**{**defaults, **given})
 
 

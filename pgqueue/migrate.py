@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pgqueue.config import Settings
 from pgqueue.errors import DatabaseError, DatabaseUnavailableError
 from pgqueue.store.statement import LOCK_CLASS, lock_key
 
+PARTITION_TRIES = 50
 PARTITION_DAYS = 14
 """How many days of history are made ahead."""
 
@@ -92,8 +94,22 @@ def create_partitions(connection: sa.Connection, schema: str) -> None:
     missing = db.run(driver, store.statistics.missing_partitions(PARTITION_DAYS), schema)
     driver.commit()
     for state, day in missing:
-        db.run(driver, store.statistics.create_partition(state, day), schema)
-        driver.commit()
+        _create_partition(driver, state, day, schema)
+
+
+def _create_partition(driver: db.Connection, state: str, day: date, schema: str) -> None:
+    """Make one day; waits 100 ms for a lock and tries again, so that completions never queue behind it."""
+    for last in (*[False] * (PARTITION_TRIES - 1), True):
+        try:
+            driver.execute(b"SET LOCAL lock_timeout = '100ms'")
+            db.run(driver, store.statistics.create_partition(state, day), schema)
+            driver.commit()
+        except DatabaseError as error:
+            driver.rollback()
+            if last or getattr(error.__cause__, "sqlstate", None) != "55P03":
+                raise
+        else:
+            return
 
 
 def _configuration(url: str, schema: str) -> Any:

@@ -76,7 +76,8 @@ def dispatchers(
     running: list[DispatcherProcess] = []
     try:
         for number in range(count):
-            running.append(DispatcherProcess(dsn, directory / f"dispatcher-{number}.log", app=app, **settings))
+            log = directory / f"dispatcher-{number}.log"
+            running.append(DispatcherProcess(dsn, log, app=app, **settings))
         yield running
     finally:
         for one in running:

@@ -151,6 +151,33 @@ def test_a_completion_whose_answer_is_lost_is_written_once(dsn, queue, sql, prox
     assert sql("SELECT count(*) FROM pgqueue.finished_jobs WHERE id = %s", job.id)[0][0] == 1
 
 
+def test_a_locked_row_holds_up_neither_its_batch_nor_itself(dsn, queue, sql):
+    go = threading.Event()
+    starts = []
+
+    async def waits(job, context):
+        starts.append(job.id)
+        await asyncio.to_thread(go.wait, 10)
+
+    with running(dsn, registry_of(waits=waits, quick=nothing), concurrency=20, heartbeat_interval=0.5):
+        jobs = queue.enqueue_many([NewJob("waits") for _ in range(8)])
+        eventually(lambda: len(starts) == 8)
+        with psycopg.connect(dsn) as somebody:
+            somebody.execute("SELECT 1 FROM pgqueue.jobs WHERE id = %s FOR UPDATE", (jobs[3].id,))
+            go.set()
+            others = [job for job in jobs if job is not jobs[3]]
+            eventually(lambda: all(queue.get(job.id).state == "completed" for job in others), 1.5)
+            for _ in range(5):
+                later = queue.enqueue("quick")
+                eventually(lambda: queue.get(later.id).state == "completed", 1.0, "a later job beside a locked row")  # noqa: B023 - called before the next round
+            still = sql("SELECT clock_timestamp() + interval '4 seconds'")[0][0]
+            eventually(lambda: sql("SELECT clock_timestamp() > %s", still)[0][0])
+            assert queue.get(jobs[3].id).state == "processing"
+        eventually(lambda: queue.get(jobs[3].id).state == "completed", 10, "the locked job's completion")
+        assert queue.get(jobs[3].id).attempt == 1
+    assert len(starts) == 8, "a job that had run ran again"
+
+
 def test_a_locked_pending_row_is_passed_over(dsn, queue):
     with running(dsn, registry_of(quick=nothing)), psycopg.connect(dsn) as somebody:
         jobs = queue.enqueue_many([NewJob("quick", delay=0.5) for _ in range(5)])

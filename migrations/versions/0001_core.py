@@ -49,6 +49,8 @@ CREATE TABLE pgqueue.jobs (
   result jsonb,
   errors jsonb,
   CONSTRAINT jobs_state_live CHECK (state IN ('scheduled', 'waiting', 'pending', 'processing')),
+  -- What Python's datetime cannot hold would stop every dispatch that meets it.
+  CONSTRAINT jobs_run_at_finite CHECK (run_at BETWEEN '0002-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00'),
   CONSTRAINT jobs_payload_object CHECK (jsonb_typeof(payload) = 'object')
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
@@ -175,8 +177,9 @@ BEGIN
 END $$;
 
 -- Made beside the parent and attached: ATTACH takes a lock that lets completions go on, CREATE PARTITION OF does not.
+-- The three functions run as the schema's owner: a role that may only write jobs keeps the history going too.
 CREATE FUNCTION pgqueue.create_partition(of_state pgqueue.job_state, of_day date) RETURNS boolean
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   parent text := 'pgqueue.finished_jobs_' || of_state;
   leaf text := parent || '_' || to_char(of_day, 'YYYYMMDD');
@@ -193,7 +196,7 @@ EXCEPTION WHEN duplicate_table OR unique_violation THEN
 END $$;
 
 CREATE FUNCTION pgqueue.empty_partition(leaf text) RETURNS boolean
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   filled boolean;
 BEGIN
@@ -208,7 +211,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION pgqueue.drop_partition(leaf text) RETURNS boolean
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   filled boolean;
 BEGIN

@@ -112,6 +112,7 @@ class Stopping:
         if self.signals == 1:
             wait = f"{self._dispatcher.settings.shutdown_timeout:g} s"
             _write_now(f"{name}: draining, up to {wait} for running jobs; once more releases them at once")
+            self._dispatcher.resign()  # on its own loop: a job that blocks ours does not hold it up
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._task.cancel)
         elif self.signals == 2:

@@ -16,6 +16,7 @@ from pgqueue.store.workers import QueueConfig, TypeConfig
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_LEADER = "default"
 UNLIMITED = 1_000_000_000
 
 
@@ -79,9 +80,10 @@ class Configuration:
         return job_type in self._registry
 
     def serves(self, queue: str) -> bool:
-        """True if this leader dispatches from the queue."""
+        """True if this leader dispatches from the queue: one without a row is the default leader's."""
         config = self._queues.get(queue)
-        return config is None or (config.leader == self._settings.leader_name and not config.paused)
+        leader = DEFAULT_LEADER if config is None else config.leader
+        return leader == self._settings.leader_name and (config is None or not config.paused)
 
     def weights(self) -> dict[str, int]:
         """The configured queues' shares."""

@@ -40,7 +40,8 @@ SCAN_AT_LEAST = 0.02  # seconds between full scans while busy
 SCAN_SHARE = 20  # times what the last scan took
 STALE_GRACE = 2.0  # seconds the executor has to report a time-out itself
 CLAIM_PATIENCE = 2.0  # seconds a cancelled claim is waited for
-UNKNOWN_LIMIT = 500
+UNKNOWN_LANES = 10  # lanes and
+UNKNOWN_LIMIT = 50  # jobs of each that one fenced transaction may fail
 REPORT_EVERY = 60.0  # seconds between log lines about types nobody executes
 
 
@@ -211,7 +212,7 @@ class Dispatch(Service):
             try:
                 _, jobs = await db.arun_together(connection, [self._term.fence(), statement], self._schema)
             except BaseException as error:
-                if isinstance(error, DatabaseUnavailableError | asyncio.CancelledError):
+                if _may_have_committed(error):
                     self._uncertain = True
                     self._on_trouble()
                 await self._drop_connection()
@@ -244,7 +245,7 @@ class Dispatch(Service):
     async def _meet_unknown(self, connection: db.AsyncConnection) -> None:
         """Jobs of types without an executor here: reported, or failed under strict types."""
         if self._strict_types:
-            statement = store.jobs.fail_unknown(sorted(self._unknown), UNKNOWN_LIMIT)
+            statement = store.jobs.fail_unknown(sorted(self._unknown)[:UNKNOWN_LANES], UNKNOWN_LIMIT)
             _, failed = await db.arun_together(connection, [self._term.fence(), statement], self._schema)
             for job_type, number in Counter(job_type for _, job_type in failed).items():
                 logger.error("unknown job type: %s; %d jobs failed", job_type, number)
@@ -265,3 +266,10 @@ class Dispatch(Service):
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await asyncio.shield(connection.close())
+
+
+def _may_have_committed(error: BaseException) -> bool:
+    """True unless the server itself said that it did not."""
+    if isinstance(error, DatabaseUnavailableError | asyncio.CancelledError):
+        return True
+    return getattr(error.__cause__, "sqlstate", None) is None

@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID, uuid4
 
 from pgqueue import db, locate
 from pgqueue.config import Settings
 from pgqueue.dispatcher.configuration import Configuration
+from pgqueue.dispatcher.control import ControlLoop
 from pgqueue.dispatcher.duties import Duties
 from pgqueue.dispatcher.leader import Leader, Term
 from pgqueue.dispatcher.listener import Listener
@@ -32,7 +33,6 @@ from pgqueue.worker import LocalWorker
 from pgqueue.worker.worker import FLUSH_TIMEOUT
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Dispatcher:
@@ -61,7 +61,7 @@ class Dispatcher:
         self.holder_id: UUID = uuid4()
         self._limits = limits if limits is not None else Limits(self.settings.limits)
         self._bell = Bell.of(self.settings.database_schema, self.settings.leader_name)
-        self._control: asyncio.AbstractEventLoop | None = None
+        self._control: ControlLoop | None = None
         self._leader: Leader | None = None
         self._duties: Duties | None = None
         self._worker: LocalWorker | None = None
@@ -70,6 +70,7 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread_error: BaseException | None = None
+        self._resigning: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._ready = threading.Event()
         if queue is not None:
@@ -97,9 +98,16 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Look for work now; from any thread, returns at once."""
-        control = self._control
-        if control is not None and not control.is_closed():
-            control.call_soon_threadsafe(self._rung)
+        if self._control is not None:
+            self._control.call(self._rung)
+
+    def resign(self) -> None:
+        """Give up the lead now, for good; from any thread, returns at once.
+
+        The first step of stopping: a handler that blocks its loop delays the rest, not this.
+        """
+        if self._control is not None:
+            self._control.call(self._start_resigning)
 
     def force(self) -> None:
         """While stopping: do not wait for running jobs any longer, release them now; from any thread."""
@@ -132,6 +140,7 @@ class Dispatcher:
         thread, handlers, task = self._thread, self._handlers, self._task
         if thread is None:
             return
+        self.resign()
         if handlers is not None and task is not None and not handlers.is_closed():
             handlers.call_soon_threadsafe(task.cancel)
         thread.join()
@@ -147,28 +156,20 @@ class Dispatcher:
         self._handlers = asyncio.get_running_loop()
         self._forced = asyncio.Event()
         sessions = await self._prepared_sessions()
-        started: asyncio.Future[asyncio.AbstractEventLoop] = self._handlers.create_future()
-        ended: asyncio.Future[None] = self._handlers.create_future()
-        self._ended = ended
-        stop_control = asyncio.Event()
-        thread = threading.Thread(
-            target=self._control_thread,
-            args=(started, ended, stop_control),
-            name="pgqueue-control",
-            daemon=True,
-        )
-        thread.start()
-        self._control = await started
+        self._tasks: list[asyncio.Task[None]] = []
+        self._resigning, self._worker = None, None
+        self._ended = self._handlers.create_future()
+        self._control = ControlLoop()
         try:
             if self.settings.execute:
-                self._worker = self._make_worker(sessions)
-            await self._on_control(self._begin(sessions))
+                self._worker = self._make_worker(sessions, self._control)
+            await self._control.run(self._begin(sessions))
             if self._worker is not None:
                 self._worker.start()
             self._ready.set()
-            await asyncio.shield(ended)
+            await asyncio.shield(self._ended)
         finally:
-            await self._shut_down(stop_control, thread)
+            await self._shut_down(self._control)
 
     async def _prepared_sessions(self) -> Sessions:
         settings = self.settings
@@ -190,35 +191,20 @@ class Dispatcher:
             )
         return Sessions(url, self.holder_id, settings.leader_lease_duration, pooled)
 
-    def _make_worker(self, sessions: Sessions) -> LocalWorker:
-        assert self._control is not None  # noqa: S101 - run() has just started it
+    def _make_worker(self, sessions: Sessions, control: ControlLoop) -> LocalWorker:
         return LocalWorker(
             self.settings,
             self.registry,
             sessions.url,
             holder_id=self.holder_id,
             connect=sessions.completion,
-            control=self._control,
+            control=control.loop,
             events=self.events,
             on_freed=self._freed,
             on_done=self._done,
         )
 
     # The control loop's side.
-
-    def _control_thread(
-        self, started: asyncio.Future[Any], ended: asyncio.Future[None], stop_control: asyncio.Event
-    ) -> None:
-        async def live() -> None:
-            loop = asyncio.get_running_loop()
-            started.get_loop().call_soon_threadsafe(started.set_result, loop)
-            await stop_control.wait()
-
-        try:
-            asyncio.run(live())
-        finally:
-            if not ended.get_loop().is_closed():
-                ended.get_loop().call_soon_threadsafe(_set_done, ended)
 
     async def _begin(self, sessions: Sessions) -> None:
         settings = self.settings
@@ -263,10 +249,13 @@ class Dispatcher:
         self.events.emit(LeaderElected(term.epoch))
 
     async def _lost(self, term: Term, why: str) -> None:
-        duties, self._duties = self._duties, None
-        if duties is not None:
-            await duties.stop()
+        await self._end_duties()
         self.events.emit(LeaderLost(term.epoch, why))
+
+    async def _end_duties(self) -> None:
+        if self._duties is not None:
+            await self._duties.stop()
+            self._duties = None
 
     def _trouble(self) -> str | None:
         return self._duties.trouble(self.settings.leader_lease_duration) if self._duties is not None else None
@@ -297,11 +286,20 @@ class Dispatcher:
             logger.critical("the %s loop ended: %r", task.get_name(), error)
             handlers.call_soon_threadsafe(_set_error, ended, error)
 
-    async def _resign(self) -> None:
-        if self._leader is not None:
-            self._tasks[0].cancel()
-            await asyncio.gather(self._tasks[0], return_exceptions=True)
-            await self._leader.resign()
+    def _start_resigning(self) -> None:
+        if self._resigning is None and self._leader is not None:
+            self._resigning = asyncio.ensure_future(self._resign(self._leader))
+
+    async def _resign(self, leader: Leader) -> None:
+        self._tasks[0].cancel()
+        await asyncio.gather(self._tasks[0], return_exceptions=True)
+        await self._end_duties()
+        await leader.resign()
+
+    async def _resigned(self) -> None:
+        self._start_resigning()
+        if self._resigning is not None:
+            await self._resigning
 
     async def _end(self) -> None:
         for task in self._tasks:
@@ -310,39 +308,34 @@ class Dispatcher:
 
     # The handlers' side.
 
-    async def _on_control(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        assert self._control is not None  # noqa: S101 - only called while it runs
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._control))
-
-    async def _shut_down(self, stop_control: asyncio.Event, thread: threading.Thread) -> None:
+    async def _shut_down(self, control: ControlLoop) -> None:
         """Leadership first; then what runs; then release; then the sessions. A second cancellation forces."""
-        task = asyncio.ensure_future(self._drain())
+        task = asyncio.ensure_future(self._drain(control))
         while not task.done():
             try:
                 await asyncio.shield(task)
             except asyncio.CancelledError:
                 if not task.done():
                     self.force()
-        control, self._control = self._control, None
-        if control is not None:
-            control.call_soon_threadsafe(stop_control.set)
-        await asyncio.to_thread(thread.join)
+        self._control = None
+        await control.stop()
         self._leader = None
         task.result()
 
-    async def _drain(self) -> None:
-        if self._leader is not None:
-            await self._on_control(self._resign())
-        if self._worker is not None:
-            assert self._forced is not None  # noqa: S101 - run() has set it
-            await self._worker.drain(self.settings.shutdown_timeout, self._forced)
-            with contextlib.suppress(PgQueueError):
-                await self._on_control(self._worker.repair())
-            if not await self._on_control(self._worker.completer.flushed(FLUSH_TIMEOUT)):
-                logger.error("some outcomes could not be written; their jobs are taken for lost and go by max_attempts")
-            await self._worker.close()
-        if self._leader is not None:
-            await self._on_control(self._end())
+    async def _drain(self, control: ControlLoop) -> None:
+        try:
+            await control.run(self._resigned())
+            if self._worker is not None:
+                assert self._forced is not None  # noqa: S101 - run() has set it
+                await self._worker.drain(self.settings.shutdown_timeout, self._forced)
+                with contextlib.suppress(PgQueueError):
+                    await control.run(self._worker.repair())
+                if not await control.run(self._worker.completer.flushed(FLUSH_TIMEOUT)):
+                    logger.error("some outcomes could not be written; their jobs are taken for lost")
+        finally:
+            if self._worker is not None:
+                await self._worker.close()
+            await control.run(self._end())
 
     def _run_in_thread(self) -> None:
         async def main() -> None:
@@ -362,8 +355,3 @@ class Dispatcher:
 def _set_error(future: asyncio.Future[None], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _set_done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -82,7 +82,7 @@ class Duties:
         self._task = asyncio.create_task(self._run())
 
     def trouble(self, limit: float) -> str | None:
-        """Why this term should end: its dispatch is stuck for `limit` seconds, has lost count, or is over; else None."""
+        """Why this term should end: its dispatch is stuck (`limit` seconds), has lost count, or is over; else None."""
         return "its duties ended" if self._task.done() else self._dispatch.trouble(limit)
 
     def rung(self) -> None:
@@ -106,7 +106,9 @@ class Duties:
     async def stop(self) -> None:
         """End the loops and their sessions."""
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        (ended,) = await asyncio.gather(self._task, return_exceptions=True)
+        if isinstance(ended, Exception):
+            logger.error("the leader's duties had ended: %r", ended)
         await self._dispatch.close()
         await self._maintenance.close()
 

@@ -34,6 +34,7 @@ from pgqueue.store.statement import Bell, lock_key
 logger = logging.getLogger(__name__)
 
 TRUST_MARGIN = 0.5  # seconds; at most a sixth of the lease
+RENEW_AGAIN = 0.1  # seconds after a renewal that somebody's lock held up
 FOLLOWER_PACE = 0.75  # of the heartbeat interval
 FOLLOWER_JITTER = 0.2
 
@@ -104,12 +105,13 @@ class Leader(Service):
 
     async def run_once(self) -> float:
         """Renew or try to be elected; the seconds until the next time."""
+        renewed = True
         if self.term is not None:
-            await self._renew(self.term)
+            renewed = await self._renew(self.term)
         if self.term is None:
             await self._campaign()
         if self.term is not None:
-            return self._interval
+            return self._interval if renewed else RENEW_AGAIN
         return self._interval * FOLLOWER_PACE * random.uniform(1 - FOLLOWER_JITTER, 1 + FOLLOWER_JITTER)  # noqa: S311
 
     def failed(self, error: Exception) -> float:
@@ -135,28 +137,30 @@ class Leader(Service):
             connection, self._connection = self._connection, None
             await connection.close()
 
-    async def _renew(self, term: Term) -> None:
+    async def _renew(self, term: Term) -> bool:
+        """Extend the lease; False if that is to be tried again soon, for somebody held its row."""
         started = clock()
         if (why := self._trouble()) is not None:
             await self._lose(term, why)
-            return
+            return False
         try:
             async with asyncio.timeout(max(0.0, self._trusted_until - started)):
-                renewed = await self._run(store.leader.renew(term.name, term.holder_id, term.epoch, self._ttl))
+                renewed: bool = await self._run(store.leader.renew(term.name, term.holder_id, term.epoch, self._ttl))
         except TimeoutError:
             await self._lose(term, "its lease could not be renewed in time")
-            return
+            return False
         except DatabaseError as error:
             lost = isinstance(error, DatabaseUnavailableError) or self._connection is None or self._connection.closed
             if lost or clock() >= self._trusted_until:
                 await self._lose(term, f"its lease could not be renewed: {error}")
                 raise
             logger.warning("leader election error: %s", error)
-            return
+            return False
         if renewed:
             self._trust(started)
         else:
             await self._lose(term, "the lease is another's")
+        return renewed
 
     async def _campaign(self) -> None:
         if self._connection is None or self._connection.closed:

@@ -40,7 +40,6 @@ class Listener(Service):
         self._bell = bell
         self._on_bell = on_bell
         self._on_control = on_control
-        self.listening = asyncio.Event()
 
     async def run_once(self) -> float:
         """Listen until the session is lost."""
@@ -49,13 +48,11 @@ class Listener(Service):
             with db.translated():
                 for channel in (self._bell.channel, self._bell.control_channel):
                     await connection.execute(f"LISTEN {channel}".encode())
-                self.listening.set()
                 self._on_control()
                 self._on_bell()
                 while True:
                     await self._hear(connection)
         finally:
-            self.listening.clear()
             await connection.close()
 
     async def _hear(self, connection: db.AsyncConnection) -> None:

@@ -55,6 +55,20 @@ class Pruner(Service):
         return INTERVAL
 
     async def create_ahead(self) -> None:
-        """Make every missing day from yesterday to 14 days ahead; before a term's first dispatch."""
+        """Make every missing day from yesterday to 14 days ahead; before a term's first dispatch.
+
+        A day that cannot be made (somebody holds the parent, a right is missing) is tried again an hour later.
+
+        Raises:
+            DatabaseError: today or tomorrow is missing and cannot be made: completions would have nowhere to go.
+        """
         for state, day in await self._maintenance.plain(store.statistics.missing_partitions(PARTITION_DAYS)):
-            await self._maintenance.plain(store.statistics.create_partition(state, day))
+            try:
+                await self._maintenance.plain(store.statistics.create_partition(state, day))
+            except DatabaseUnavailableError:
+                raise
+            except DatabaseError as error:
+                if await self._maintenance.plain(store.statistics.missing_partitions(1)):
+                    raise
+                logger.warning("history: %s of %s cannot be made ahead: %s", day, state, error)
+                return

@@ -18,6 +18,7 @@ from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.running import RunningSet
 from pgqueue.dispatcher.service import Service
+from pgqueue.errors import DatabaseUnavailableError
 from pgqueue.events import EventBus, JobsReaped
 from pgqueue.job import Job
 from pgqueue.outcome import JobLostError, JobTimeoutError, Outcome, decide
@@ -87,7 +88,8 @@ class Reaper(Service):
 
     def failed(self, error: Exception) -> float:
         """The database was away, so workers could not beat either: wait a lease again."""
-        self._reap_from = clock() + self._patience
+        if isinstance(error, DatabaseUnavailableError):
+            self._reap_from = clock() + self._patience
         return super().failed(error)
 
     async def _refresh(self) -> None:

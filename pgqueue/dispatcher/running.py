@@ -66,10 +66,5 @@ class RunningSet:
             if running.stale_after is not None and running.stale_after < now
         ]
 
-    def clear(self) -> None:
-        """Know nothing."""
-        self._runs.clear()
-        self._by_type.clear()
-
     def __len__(self) -> int:
         return len(self._runs)

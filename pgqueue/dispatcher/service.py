@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from pgqueue.errors import DatabaseUnavailableError, NotLeaderError
+from pgqueue.errors import DatabaseError, NotLeaderError
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Service:
                 self._failures = 0
             except NotLeaderError as error:
                 pause = self.failed(error)
-            except DatabaseUnavailableError as error:
+            except DatabaseError as error:
                 logger.warning("%s error: %s", self.name, error)
                 pause = self.failed(error)
             except Exception as error:

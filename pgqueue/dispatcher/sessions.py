@@ -104,7 +104,7 @@ class Sessions:
 
 def application_name(holder_id: UUID) -> str:
     """The name of a holder's sessions, in pg_stat_activity."""
-    return f"pgqueue/{holder_id}"
+    return f"{db.HOLDER_PREFIX}{holder_id}"
 
 
 async def probe(url: str) -> PoolerMode:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 
 _BLOCK = re.compile(r"^-- name: (\w+)[^\n]*\n", re.MULTILINE)
-_SCHEMA = re.compile(r"\bpgqueue\.(?=[a-z])")
+_SCHEMA = re.compile(r"\bpgqueue\.(?=[a-z%])")
 
 
 @cache

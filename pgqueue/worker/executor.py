@@ -18,7 +18,7 @@ from uuid import UUID
 
 from pgqueue.errors import InvalidPayloadError, UnknownJobTypeError
 from pgqueue.job import Job, JobState
-from pgqueue.outcome import JobTimeoutError, Outcome, decide, storable_text
+from pgqueue.outcome import JobLostError, JobReleasedError, JobTimeoutError, Outcome, decide, storable_text
 from pgqueue.registry import Registration, Registry
 from pgqueue.worker.context import JobContext
 
@@ -34,14 +34,16 @@ Ended = tuple[Outcome, UUID]
 class Run:
     """One job being executed."""
 
-    __slots__ = ("context", "in_thread", "stopping", "task", "timer")
+    __slots__ = ("context", "ended", "in_thread", "started", "stopping", "task", "timer")
 
     def __init__(self, job: Job, worker_id: UUID) -> None:
         self.context = JobContext(job, worker_id)
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.stopping: BaseException | None = None
+        self.started = False
         self.in_thread = False
+        self.ended = False
 
 
 class ExecutorPool:
@@ -66,6 +68,7 @@ class ExecutorPool:
         self._runs: dict[tuple[int, int], Run] = {}
         self._ended: list[Ended] = []
         self._is_coroutine: dict[str, bool] = {}
+        self._lost: set[UUID] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self.abandoned_threads = 0
@@ -78,11 +81,26 @@ class ExecutorPool:
             run = Run(job, worker_id)
             self._runs[job.id, job.attempt] = run
             run.task = self._loop.create_task(self._execute(run))
+            if worker_id in self._lost:
+                self._stop(run, JobLostError(f"worker {worker_id} lost its lease"))
 
-    def stop(self, ending: Callable[[], BaseException]) -> None:
-        """Tell every run to stop; each ends with what `ending()` gives."""
+    def lose(self, worker_id: UUID) -> None:
+        """The worker is lost: stop its runs, and those that are still on their way here."""
+        self._lost.add(worker_id)
         for run in list(self._runs.values()):
-            self._stop(run, ending())
+            if run.context.worker_id == worker_id:
+                self._stop(run, JobLostError(f"worker {worker_id} lost its lease"))
+
+    def release(self) -> None:
+        """Tell every run to stop and be given back; one that ends well all the same is completed."""
+        for run in list(self._runs.values()):
+            self._stop(run, JobReleasedError())
+
+    def abandon(self) -> None:
+        """Give back what did not stop: its handlers go on, but nobody waits for them."""
+        for run in list(self._runs.values()):
+            run.stopping = run.stopping or JobReleasedError()
+            self._end(run, run.stopping)
 
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until nothing runs; False if that took longer than `timeout` seconds."""
@@ -101,6 +119,9 @@ class ExecutorPool:
         job = run.context.job
         result: Any
         try:
+            run.started = True
+            if run.stopping is not None:
+                raise run.stopping
             registration = self._registry.get(job.type)
             if registration is None:
                 raise UnknownJobTypeError(f"unknown job type: {job.type}")
@@ -113,7 +134,10 @@ class ExecutorPool:
         finally:
             if run.timer is not None:
                 run.timer.cancel()
-        self._end(run, run.stopping or result)
+        if isinstance(result, asyncio.CancelledError) and run.stopping is None and _cancelled_from_outside(run):
+            run.stopping = JobReleasedError()  # the loop is ending: asyncio.run cancels every task
+        released_in_vain = isinstance(run.stopping, JobReleasedError) and not isinstance(result, BaseException)
+        self._end(run, result if run.stopping is None or released_in_vain else run.stopping)
 
     async def _call(self, registration: Registration, run: Run) -> Any:
         coroutine = self._is_coroutine.get(registration.type)
@@ -130,6 +154,9 @@ class ExecutorPool:
         return await result if inspect.isawaitable(result) else result
 
     def _end(self, run: Run, result: Any) -> None:
+        if run.ended:
+            return
+        run.ended = True
         job = run.context.job
         try:
             if not isinstance(result, BaseException):
@@ -166,7 +193,9 @@ class ExecutorPool:
         if run.stopping is None:
             run.stopping = ending
             run.context.cancelled.set()
-            if run.task is not None:
+            # One that has not begun sees it by itself: a task cancelled before its first step would never end its job.
+            # A thread that is only asked to stop gets the time to do so; cancelling would leave it to itself at once.
+            if run.task is not None and run.started and not (run.in_thread and isinstance(ending, JobReleasedError)):
                 run.task.cancel()
 
     def _abandon_threads(self, job: Job) -> None:
@@ -196,6 +225,10 @@ class ExecutorPool:
                 callback(job, error)
             except Exception:
                 logger.exception("on_error callback failed")
+
+
+def _cancelled_from_outside(run: Run) -> bool:
+    return run.task is not None and run.task.cancelling() > 0
 
 
 class _Raised:

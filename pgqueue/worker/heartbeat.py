@@ -78,6 +78,11 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join(timeout=STOP_TIMEOUT)
 
+    def check_lease(self) -> None:
+        """Lose the worker if its lease could not be renewed in time; from any thread, however long a beat hangs."""
+        if self.worker_id is not None and clock() > self._deadline:
+            self._lose("its lease could not be renewed in time")
+
     def _run(self) -> None:
         while not self._stop.is_set():
             started = clock()
@@ -86,18 +91,18 @@ class Heartbeat:
             except PgQueueError as error:
                 logger.warning("heartbeat failed: %s", error)
                 self._disconnect()
-            if self.worker_id is not None and clock() > self._deadline:
-                self._lose("its lease could not be renewed in time")
+            self.check_lease()
             self._stop.wait(max(0.0, self._interval - (clock() - started)))
         self._leave()
 
     def _beat(self, started: float) -> None:
         if self._connection is None:
             self._connection = db.connect(
-                self._url, purpose=f"pgqueue/{self._holder_id}", autocommit=True, **self._socket_options()
+                self._url, purpose=f"{db.HOLDER_PREFIX}{self._holder_id}", autocommit=True, **self._socket_options()
             )
         if self.worker_id is not None:
-            if db.run(self._connection, store.workers.beat(self.worker_id, self._lease), self._schema):
+            alive = db.run(self._connection, store.workers.beat(self.worker_id, self._lease), self._schema)
+            if alive and self.worker_id is not None:
                 self._deadline = started + self._lease * LEASE_MARGIN
                 return
             self._lose("the leader holds it for dead")
@@ -120,6 +125,7 @@ class Heartbeat:
         """A dead peer must be noticed while there is lease left to stop the jobs in."""
         seconds = max(1, int(self._lease * LEASE_MARGIN / 4))
         return {
+            "connect_timeout": max(2, seconds),
             "keepalives_idle": seconds,
             "keepalives_interval": seconds,
             "keepalives_count": 1,

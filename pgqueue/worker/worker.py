@@ -19,7 +19,7 @@ from pgqueue.config import Settings
 from pgqueue.errors import PgQueueError
 from pgqueue.events import EventBus
 from pgqueue.job import Job
-from pgqueue.outcome import JobLostError, JobReleasedError, decide
+from pgqueue.outcome import JobReleasedError, decide
 from pgqueue.registry import Registry
 from pgqueue.store.jobs import Run
 from pgqueue.worker.completer import Completer
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 REPAIR_EVERY = 5  # heartbeats
 MAX_UNWRITTEN = 5_000
 """How many outcomes may wait for the database before no more jobs are taken."""
+RELEASE_GRACE = 2.0  # seconds a released run has to stop by itself
 FLUSH_TIMEOUT = 5.0  # seconds a stopping worker waits for its last outcomes to be written
 
 
@@ -70,7 +71,7 @@ class LocalWorker:
         self._concurrency = settings.concurrency
         self._accepted = 0
         self._schema = settings.database_schema
-        self._repair_every = REPAIR_EVERY * settings.heartbeat_interval
+        self._heartbeat_interval = settings.heartbeat_interval
         self._pool_missed = 0  # accepted by number only: they never reached the pool
         self._assigned: set[Run] = set()
         self._claims = 0
@@ -153,11 +154,13 @@ class LocalWorker:
         """On the control loop: write outcomes and repair, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.completer.run())
-            group.create_task(self._repair_from_time_to_time())
+            group.create_task(self._watch())
 
-    async def _repair_from_time_to_time(self) -> None:
+    async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self._repair_every)
+            for _ in range(REPAIR_EVERY):
+                await asyncio.sleep(self._heartbeat_interval)
+                self._heartbeat.check_lease()
             try:
                 await self.repair()
             except PgQueueError as error:
@@ -180,12 +183,10 @@ class LocalWorker:
             waiting.cancel()
         await asyncio.gather(idle, force, return_exceptions=True)
         if not done:
-            self.release()
-            await self._pool.wait_idle(FLUSH_TIMEOUT)
-
-    def release(self) -> None:
-        """On the handlers' loop: stop what runs and give it back, its attempt not burned."""
-        self._pool.stop(JobReleasedError)
+            self._pool.release()
+            if not await self._pool.wait_idle(RELEASE_GRACE):
+                self._pool.abandon()
+                await self._pool.wait_idle(RELEASE_GRACE)
 
     async def close(self) -> None:
         """On the handlers' loop, after the completer is flushed: the row and the threads go."""
@@ -203,5 +204,4 @@ class LocalWorker:
         self._control.call_soon_threadsafe(self._on_freed)
 
     def _lost(self, worker_id: UUID) -> None:
-        message = f"worker {worker_id} lost its lease"
-        self._handlers.call_soon_threadsafe(self._pool.stop, lambda: JobLostError(message))
+        self._handlers.call_soon_threadsafe(self._pool.lose, worker_id)

@@ -1,0 +1,38 @@
+"""The dispatcher under measurement: `noop` does nothing, `stamp` says when it started. Ends cleanly on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from typing import Any
+
+from pgqueue import Dispatcher, Job, Registry, Settings
+
+registry = Registry()
+
+
+@registry.executor("noop")
+async def noop(_job: Job, _context: Any) -> None:
+    """Do nothing."""
+
+
+@registry.executor("stamp")
+async def stamp(_job: Job, _context: Any) -> float:
+    """Say when it started."""
+    return time.time()
+
+
+async def run() -> None:
+    """Run until SIGTERM."""
+    running = asyncio.create_task(Dispatcher(Settings(), registry).run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    asyncio.run(run())

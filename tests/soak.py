@@ -1,0 +1,211 @@
+"""What the fault tests share: counts small or full, a fleet of dispatcher processes, the handlers' record, the verdict.
+
+PGQUEUE_TEST_SOAK=1 chooses the full counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from support import DispatcherProcess, eventually
+
+SOAK = os.environ.get("PGQUEUE_TEST_SOAK") == "1"
+APP = "handlers:registry"
+
+
+def count(small: int, full: int) -> int:
+    """The number for this run."""
+    return full if SOAK else small
+
+
+def say(text: str) -> None:
+    """Print one line of figures."""
+    print(f"\nsoak: {text}", flush=True)
+
+
+def spread(seconds: Sequence[float]) -> str:
+    """Median and maximum, for a line of figures."""
+    return f"p50 {statistics.median(seconds):.2f} max {max(seconds):.2f} s"
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The value that `share` of `values` do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The leader row."""
+
+    holder_id: str
+    holder: str
+    epoch: int
+
+    @property
+    def pid(self) -> int:
+        return int(self.holder.rpartition(":")[2])
+
+
+class Fleet:
+    """Dispatcher processes on one database, with a connection to ask it; all are gone at the end."""
+
+    def __init__(self, dsn: str, directory: Path, **settings: object) -> None:
+        self.dsn = dsn
+        self.directory = directory
+        self.record = directory / "record"
+        self.settings = {"test_record": self.record, **settings}
+        self.processes: list[DispatcherProcess] = []
+        self.killed: dict[int, float] = {}
+        self._started = 0
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self.processes:
+            process.kill()
+        if self._connection is not None:
+            self._connection.close()
+
+    def sql(self, statement: str, *parameters: object) -> list[Any]:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(self.dsn, autocommit=True)
+        cursor = self._connection.execute(statement.encode(), parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def add(self, number: int = 1, **settings: object) -> DispatcherProcess:
+        """Start `number` more; the last one."""
+        for _ in range(number):
+            log = self.directory / f"dispatcher-{self._started}.log"
+            self._started += 1
+            self.processes.append(DispatcherProcess(self.dsn, log, app=APP, **{**self.settings, **settings}))
+        return self.processes[-1]
+
+    def lease(self) -> Lease | None:
+        rows = self.sql("SELECT holder_id::text, holder, epoch FROM pgqueue.leader WHERE holder_id IS NOT NULL")
+        return Lease(*rows[0]) if rows else None
+
+    def leader(self, after: int = 0, timeout: float = 20.0) -> Lease:
+        """The first lease with an epoch above `after`."""
+
+        def newer() -> Lease | None:
+            lease = self.lease()
+            return lease if lease is not None and lease.epoch > after else None
+
+        return eventually(newer, timeout, f"a leader after epoch {after}")
+
+    def process_of(self, lease: Lease) -> DispatcherProcess:
+        return next(process for process in self.processes if process.pid == lease.pid)
+
+    def ready(self, number: int) -> None:
+        """Wait until `number` living processes take part in the election."""
+        eventually(
+            lambda: sum("standby" in one.text() or "leader (epoch" in one.text() for one in self.processes) >= number,
+            20,
+            "the dispatchers' first words",
+        )
+
+    def kill(self, process: DispatcherProcess) -> float:
+        """SIGKILL; when it was sent, on `time.monotonic()`."""
+        sent = time.monotonic()
+        process.signal(signal.SIGKILL)
+        process.process.wait()
+        self.killed[process.pid] = time.time()
+        self.processes.remove(process)
+        return sent
+
+    def unfinished(self) -> int:
+        return self.sql("SELECT count(*) FROM pgqueue.jobs")[0][0]
+
+    def drained(self, timeout: float) -> None:
+        eventually(lambda: self.unfinished() == 0, timeout, "every job finished")
+
+    def verdict(self, ids: Iterable[int]) -> tuple[int, int, int]:
+        """Lost (not completed), double (more than one history row), and runs begun after the completion."""
+        rows = self.sql(
+            "SELECT id, attempt, extract(epoch FROM finished_at)::float8, state::text FROM pgqueue.finished_jobs"
+        )
+        completed = {row[0]: row for row in rows if row[3] == "completed"}
+        lost = sum(job_id not in completed for job_id in ids)
+        again = sum(
+            one["event"] == "start" and one["id"] in completed and one["attempt"] > completed[one["id"]][1]
+            for one in self.runs()
+        )
+        return lost, len(rows) - len({row[0] for row in rows}), again
+
+    def runs(self) -> list[dict[str, Any]]:
+        """What the handlers recorded; a last line cut off by a kill is left out."""
+        if not self.record.exists():
+            return []
+        lines = self.record.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def overlap(self) -> int:
+        """The most handlers that ran at one time; those of a killed process ended with it."""
+        open_runs: dict[tuple[int, int, int], float] = {}
+        changes: list[tuple[float, int]] = []
+        for one in self.runs():
+            key = (one["id"], one["attempt"], one["pid"])
+            if one["event"] == "start":
+                open_runs[key] = one["time"]
+                changes.append((one["time"], 1))
+            else:
+                open_runs.pop(key, None)
+                changes.append((one["time"], -1))
+        changes += [(self.killed[pid], -1) for _, _, pid in open_runs if pid in self.killed]
+        running = most = 0
+        for _, change in sorted(changes):
+            running += change
+            most = max(most, running)
+        return most
+
+
+class Background:
+    """`step()` again and again in a thread until the block ends; what it raises is raised at the end."""
+
+    def __init__(self, step: Callable[[], None], pause: float) -> None:
+        self._step = step
+        self._pause = pause
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._step()
+            except BaseException as error:
+                self._error = error
+                return
+            self._stop.wait(self._pause)
