@@ -16,12 +16,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from pgqueue import db, store
+from pgqueue.clock import clock
 from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.store.statement import Bell
 
 FIRST_PAUSE = 0.002
 LAST_PAUSE = 0.05
 QUEUED_SCAN = 0.1
+LOOK_FOR = 1.0
 
 
 class Doorbell:
@@ -50,13 +52,19 @@ class Doorbell:
         self._wait = wait
         self._connection: db.AsyncConnection | None = None
         self._pause = FIRST_PAUSE
+        self._look_until = 0.0
 
     async def sleep(self, seconds: float) -> None:
         """Sleep until rung or until there was something to dispatch; looks by itself every `seconds`.
 
-        Nothing found after a ring means the work is not for now (a saturated type): then it pauses a little
-        before it sleeps again, so that a stream of such enqueues does not ring for each.
+        Nothing found after a ring means the work is not for now (a saturated type, a type of nobody's). So that a
+        stream of such enqueues does not ring for each, it then looks every 50 ms for a second without the bell.
         """
+        if clock() < self._look_until:
+            await self._wait(min(LAST_PAUSE, seconds))
+            if await self._dispatch_all():
+                self._look_until = 0.0
+            return
         if not await self._granted():
             if self._pause < LAST_PAUSE:
                 await self._wait(self._pause)
@@ -64,16 +72,14 @@ class Doorbell:
                 await self._dispatch_all()
                 return
             await self._queue()
+        self._pause = FIRST_PAUSE
         leaving: asyncio.Task[None] | None = None
         try:
-            while not await self._dispatch_all():
-                if leaving is not None:
-                    await asyncio.sleep(self._pause)
-                    self._pause = min(LAST_PAUSE, self._pause * 2)
-                    return
+            while leaving is None and not await self._dispatch_all():
                 if await self._wait(seconds):
                     leaving = asyncio.create_task(self._leave())  # on its own session, beside the dispatch
-            self._pause = FIRST_PAUSE
+            if leaving is not None and not await self._dispatch_all():
+                self._look_until = clock() + LOOK_FOR
         finally:
             await (leaving or self._leave())
 
