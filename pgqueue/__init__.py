@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pgqueue.version import __version__
+
 if TYPE_CHECKING:
     from pgqueue.config import Settings as Settings
     from pgqueue.dispatcher import Dispatcher as Dispatcher
@@ -67,8 +69,6 @@ __all__ = [
     "Settings",
     "__version__",
 ]
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -178,6 +178,58 @@ def test_a_locked_row_holds_up_neither_its_batch_nor_itself(dsn, queue, sql):
     assert len(starts) == 8, "a job that had run ran again"
 
 
+def test_outcomes_wait_for_a_missing_day_of_the_history_and_are_written_once_it_is_back(dsn, queue, sql, caplog):
+    go, starts = threading.Event(), []
+
+    async def waits(job, context):
+        starts.append(job.id)
+        await asyncio.to_thread(go.wait, 10)
+        return "done"
+
+    with caplog.at_level(logging.WARNING), running(dsn, registry_of(waits=waits)):
+        jobs = queue.enqueue_many([NewJob("waits", max_attempts=1) for _ in range(4)])
+        eventually(lambda: len(starts) == 4)
+        today = sql("SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date")[0][0]
+        sql(f"DROP TABLE pgqueue.finished_jobs_completed_{today:%Y%m%d}")
+        go.set()
+        eventually(lambda: "completions wait: no partition" in caplog.text)
+        assert {queue.get(job.id).state for job in jobs} == {"processing"}
+        sql("SELECT pgqueue.create_partition('completed', %s)", today)
+        eventually(lambda: all(queue.get(job.id).state == "completed" for job in jobs))
+        found = [queue.get(job.id) for job in jobs]
+        assert {(job.attempt, job.released, job.result) for job in found} == {(1, 0, "done")}
+    assert len(starts) == 4, "a job that had run ran again"
+
+
+def test_a_statement_timeout_does_not_turn_a_success_into_a_failure(dsn, queue, caplog):
+    starts = []
+
+    async def quick(job, context):
+        starts.append(job.id)
+
+    impatient = make_conninfo(dsn, options="-c statement_timeout=300ms")
+    with caplog.at_level(logging.WARNING), running(impatient, registry_of(quick=quick)) as dispatcher:
+        eventually(lambda: dispatcher.is_leader)
+        warm = queue.enqueue("quick")
+        eventually(lambda: queue.get(warm.id).state == "completed")
+        with psycopg.connect(dsn) as somebody:
+            somebody.execute("LOCK TABLE pgqueue.finished_jobs IN SHARE MODE")
+            jobs = [queue.enqueue("quick", max_attempts=1) for _ in range(2)]
+            eventually(lambda: "completions wait" in caplog.text)
+        eventually(lambda: all(queue.get(job.id).state == "completed" for job in jobs))
+    assert starts == [job.id for job in (warm, *jobs)]
+
+
+def test_an_application_name_in_the_url_hides_no_session_of_the_holder(dsn, sql):
+    named = make_conninfo(dsn, application_name="svc")
+    held = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
+    with running(named, registry_of(job=nothing)) as dispatcher:
+        eventually(lambda: dispatcher.is_leader)
+        # Leader, listener, dispatch, maintenance, heartbeat.
+        eventually(lambda: sql(held, f"pgqueue/{dispatcher.holder_id}")[0][0] >= 5)
+        eventually(lambda: sql(held, "svc")[0][0] == 0)
+
+
 def test_a_locked_pending_row_is_passed_over(dsn, queue):
     with running(dsn, registry_of(quick=nothing)), psycopg.connect(dsn) as somebody:
         jobs = queue.enqueue_many([NewJob("quick", delay=0.5) for _ in range(5)])

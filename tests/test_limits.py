@@ -1,7 +1,8 @@
-"""A handler that blocks moves no epoch; a type's limit holds while leaders are killed."""
+"""A handler that blocks moves no epoch; a type's limit holds while leaders are killed, and between two of them."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
@@ -9,8 +10,9 @@ import psycopg
 import pytest
 from soak import Background, Fleet, count, say, spread
 from support import eventually
+from test_fencing import nothing, registry_of, running
 
-from pgqueue import NewJob, Queue
+from pgqueue import NewJob, Queue, Registry, Settings
 
 LIMIT = 5
 
@@ -81,3 +83,42 @@ def test_a_limit_is_never_passed_while_the_leader_is_killed_every_second(dsn, tm
     assert most == LIMIT
     assert overlap == LIMIT
     assert (lost, double, again) == (0, 0, 0)
+
+
+def test_a_queue_without_a_row_is_the_default_leader_s_alone_so_two_leaders_pass_no_limit(dsn, queue):
+    inside, most, by = set(), [], []
+
+    def limited(name):
+        async def handler(job, context):
+            inside.add(job.id)
+            most.append(len(inside))
+            by.append(name)
+            await asyncio.sleep(0.05)
+            inside.discard(job.id)
+
+        registry = Registry()
+        registry.register("limited", handler, max_concurrency=2)
+        return registry
+
+    with (
+        running(dsn, limited("default")) as one,
+        running(dsn, limited("north"), leader_name="north") as two,
+        Queue(dsn, settings=Settings(leader_name="north")) as northern,
+    ):
+        eventually(lambda: one.is_leader and two.is_leader)
+        jobs = [(queue, northern)[number % 2].enqueue("limited", queue=f"q{number % 3}") for number in range(20)]
+        eventually(lambda: all(queue.get(job.id).state == "completed" for job in jobs))
+    assert by == ["default"] * 20
+    assert max(most) == 2
+
+
+def test_strict_types_fail_any_number_of_unknown_jobs_and_hold_up_no_other(dsn, queue, sql):
+    names = [f"nobody-{number}" for number in range(12)]
+    queue.enqueue_many([NewJob(name) for name in names for _ in range(60)])  # more than one transaction takes
+    job = queue.enqueue("known")
+    with running(dsn, registry_of(known=nothing), strict_types=True) as dispatcher:
+        eventually(lambda: queue.get(job.id).state == "completed")
+        eventually(lambda: sql("SELECT count(*) FROM pgqueue.jobs")[0][0] == 0)
+        assert dispatcher.epoch == 1
+    failed = sql("SELECT type, count(*), min(reason), max(attempt) FROM pgqueue.finished_jobs GROUP BY type ORDER BY 1")
+    assert failed == [("known", 1, None, 1)] + [(name, 60, "unknown_type", 0) for name in sorted(names)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import click
 
-from pgqueue import __version__
 from pgqueue.cli import (
     completion,
     config,
@@ -27,6 +26,7 @@ from pgqueue.cli import (
     workers,
 )
 from pgqueue.cli.program import Program
+from pgqueue.version import __version__
 
 EPILOG = """\
 \b

@@ -17,13 +17,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
-from pgqueue import __version__, db, locate
+from pgqueue import db, locate
 from pgqueue.cli import applications, output
 from pgqueue.cli.options import Given, described
 from pgqueue.config import Settings
 from pgqueue.dispatcher import Dispatcher
 from pgqueue.errors import PgQueueError
 from pgqueue.registry import Registry
+from pgqueue.version import __version__
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LEAVE_TIMEOUT = 1.0  # seconds that what handlers left behind has to end by itself

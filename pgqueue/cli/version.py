@@ -6,9 +6,9 @@ import platform
 
 import click
 
-from pgqueue import __version__
 from pgqueue.cli import output
 from pgqueue.cli.options import json_option
+from pgqueue.version import __version__
 
 
 @click.command()

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable, Sequence
 from uuid import UUID, uuid4
 
-import pgqueue
 from pgqueue import db, store
 from pgqueue.clock import clock
 from pgqueue.errors import PgQueueError
+from pgqueue.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Heartbeat:
             worker_id,
             host=socket.gethostname(),
             pid=os.getpid(),
-            version=pgqueue.__version__,
+            version=__version__,
             concurrency=self._concurrency,
             types=self._types,
             lease=self._lease,
