@@ -17,11 +17,11 @@ RUN command -v git >/dev/null \
     || (apt-get update && apt-get install -y --no-install-recommends git ca-certificates && rm -rf /var/lib/apt/lists/*)
 # A fixed uid, so that the owner of a mounted directory can be set from outside.
 RUN useradd --uid 10001 --user-group --create-home --home-dir /var/lib/pgqueue --shell /usr/sbin/nologin pgqueue \
-    && install -d -o pgqueue -g pgqueue /var/lib/pgqueue/workspaces
+    && install -d -o pgqueue -g pgqueue /var/lib/pgqueue
 COPY --from=build /opt/pgqueue /opt/pgqueue
 ENV PATH=/opt/pgqueue/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONUNBUFFERED=1 \
-    PGQUEUE_WORKSPACE_ROOT=/var/lib/pgqueue/workspaces
+    PGQUEUE_WORKSPACE_ROOT=/var/lib/pgqueue
 USER pgqueue
 WORKDIR /var/lib/pgqueue
 # TERM drains; the exec form below makes the command the process that hears it.

@@ -166,7 +166,7 @@ def test_a_job_completes_on_a_container_of_testcontainers(container, tmp_path):
         finally:
             dispatcher.kill()
             dispatcher.wait()
-    assert (tmp_path / "ws-1" / ".git").is_dir()
+    assert (tmp_path / "workspaces" / "ws-1" / ".git").is_dir()
 
 
 def test_an_engine_that_cannot_get_the_image_is_passed_over_with_the_reason(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 
@@ -56,8 +57,9 @@ def proxy(dsn):
 
 
 def test_jobs_of_a_frozen_connection_are_stopped_within_the_lease_and_run_again_under_a_new_worker(
-    dsn, queue, sql, proxy
+    dsn, queue, sql, proxy, caplog
 ):
+    caplog.set_level(logging.WARNING)
     entered, stopped = threading.Event(), threading.Event()
     workers = []
 
@@ -102,19 +104,23 @@ def test_jobs_of_a_frozen_connection_are_stopped_within_the_lease_and_run_again_
         )
     assert queue.get(job.id).attempt == 2
     assert len(workers) == 2
+    assert sum("is lost" in record.getMessage() for record in caplog.records) == 1, "the new worker was lost as well"
 
 
 def test_a_lock_on_the_leader_row_for_less_than_the_lease_moves_no_epoch(dsn, queue, sql):
     with running(dsn, registry_of(job=nothing)) as dispatcher:
         eventually(lambda: dispatcher.is_leader)
         epoch = dispatcher.epoch
-        before = sql("SELECT expires_at FROM pgqueue.leader")
-        eventually(lambda: sql("SELECT expires_at FROM pgqueue.leader") != before)
+        lease = "SELECT expires_at FROM pgqueue.leader"
+        before = sql(lease)
+        eventually(lambda: sql(lease) != before)
+        before = sql(lease)
         with psycopg.connect(dsn) as somebody:
             somebody.execute("SELECT 1 FROM pgqueue.leader FOR UPDATE")
             end = sql("SELECT clock_timestamp() + interval '2 seconds'")[0][0]
             eventually(lambda: sql("SELECT clock_timestamp() > %s", end)[0][0])
         job = queue.enqueue("job")
         eventually(lambda: queue.get(job.id).state == "completed")
+        eventually(lambda: sql(lease) != before, message="the lease is renewed")
         assert dispatcher.epoch == epoch
         assert sql("SELECT epoch FROM pgqueue.leader")[0][0] == epoch

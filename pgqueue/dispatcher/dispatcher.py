@@ -150,15 +150,23 @@ class Dispatcher:
         """Run until cancelled; cancelling is a clean stop: leadership first, then running jobs, then release.
 
         Signals are the caller's business.
+
+        Raises:
+            ConflictError: it runs already.
         """
-        if self._control is not None:
+        if self._handlers is not None:
             raise ConflictError("this dispatcher runs already")
         self._handlers = asyncio.get_running_loop()
+        try:
+            await self._run(await self._prepared_sessions())
+        finally:
+            self._handlers = None
+
+    async def _run(self, sessions: Sessions) -> None:
         self._forced = asyncio.Event()
-        sessions = await self._prepared_sessions()
         self._tasks: list[asyncio.Task[None]] = []
         self._resigning, self._worker = None, None
-        self._ended = self._handlers.create_future()
+        self._ended = asyncio.get_running_loop().create_future()
         self._control = ControlLoop()
         try:
             if self.settings.execute:

@@ -136,6 +136,7 @@ class ExecutorPool:
                 run.timer.cancel()
         if isinstance(result, asyncio.CancelledError) and run.stopping is None and _cancelled_from_outside(run):
             run.stopping = JobReleasedError()  # the loop is ending: asyncio.run cancels every task
+            run.context.cancelled.set()
         released_in_vain = isinstance(run.stopping, JobReleasedError) and not isinstance(result, BaseException)
         self._end(run, result if run.stopping is None or released_in_vain else run.stopping)
 

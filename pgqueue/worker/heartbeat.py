@@ -106,6 +106,7 @@ class Heartbeat:
                 self._deadline = started + self._lease * LEASE_MARGIN
                 return
             self._lose("the leader holds it for dead")
+        started = clock()  # the beat before may have hung for a lease
         worker_id = uuid4()
         registration = store.workers.register(
             worker_id,

@@ -155,12 +155,17 @@ class LocalWorker:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.completer.run())
             group.create_task(self._watch())
+            group.create_task(self._repair_regularly())
 
     async def _watch(self) -> None:
+        """Apart from all that talks to the database: what keeps a beat from its answer keeps a repair from its own."""
         while True:
-            for _ in range(REPAIR_EVERY):
-                await asyncio.sleep(self._heartbeat_interval)
-                self._heartbeat.check_lease()
+            await asyncio.sleep(self._heartbeat_interval)
+            self._heartbeat.check_lease()
+
+    async def _repair_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(REPAIR_EVERY * self._heartbeat_interval)
             try:
                 await self.repair()
             except PgQueueError as error:
