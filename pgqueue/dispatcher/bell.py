@@ -53,12 +53,13 @@ class Doorbell:
         self._connection: db.AsyncConnection | None = None
         self._pause = FIRST_PAUSE
         self._look_until = 0.0
+        self._rung_in_vain = 0.0
 
     async def sleep(self, seconds: float) -> None:
         """Sleep until rung or until there was something to dispatch; looks by itself every `seconds`.
 
         Nothing found after a ring means the work is not for now (a saturated type, a type of nobody's). So that a
-        stream of such enqueues does not ring for each, it then looks every 50 ms for a second without the bell.
+        stream of such enqueues does not ring for each, it looks every 50 ms for a second without the bell after two.
         """
         if clock() < self._look_until:
             await self._wait(min(LAST_PAUSE, seconds))
@@ -79,7 +80,9 @@ class Doorbell:
                 if await self._wait(seconds):
                     leaving = asyncio.create_task(self._leave())  # on its own session, beside the dispatch
             if leaving is not None and not await self._dispatch_all():
-                self._look_until = clock() + LOOK_FOR
+                if clock() - self._rung_in_vain < LOOK_FOR:
+                    self._look_until = clock() + LOOK_FOR
+                self._rung_in_vain = clock()
         finally:
             await (leaving or self._leave())
 

@@ -57,10 +57,10 @@ class Pruner(Service):
     async def create_ahead(self) -> None:
         """Make every missing day from yesterday to 14 days ahead; before a term's first dispatch.
 
-        A day that cannot be made (somebody holds the parent, a right is missing) is tried again an hour later.
+        A later day that cannot be made (somebody holds the parent, a right is missing) is tried again an hour later.
 
         Raises:
-            DatabaseError: today or tomorrow is missing and cannot be made: completions would have nowhere to go.
+            DatabaseError: a day from yesterday to tomorrow cannot be made: completions would have nowhere to go.
         """
         for state, day in await self._maintenance.plain(store.statistics.missing_partitions(PARTITION_DAYS)):
             try:

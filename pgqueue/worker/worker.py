@@ -78,6 +78,7 @@ class LocalWorker:
         self._claiming = False
         self._on_done = on_done
         self._connect = connect
+        self._connection: db.AsyncConnection | None = None
         self._pool = ExecutorPool(
             registry, settings.concurrency, f"{socket.gethostname()}:{os.getpid()}", self._hand_to_control
         )
@@ -137,11 +138,9 @@ class LocalWorker:
         if worker_id is None or self._claiming:
             return
         claims = self._claims
-        connection = await self._connect()
-        try:
-            rows = await db.arun(connection, store.jobs.assigned(worker_id), self._schema)
-        finally:
-            await connection.close()
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._connect()
+        rows = await db.arun(self._connection, store.jobs.assigned(worker_id), self._schema)
         lost = [job for job in rows if (job.id, job.attempt) not in self._assigned]
         if lost and claims == self._claims and not self._claiming:
             logger.warning("%d jobs were assigned to this worker without its knowing: given back", len(lost))
@@ -152,10 +151,14 @@ class LocalWorker:
 
     async def run_control(self) -> None:
         """On the control loop: write outcomes and repair, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.completer.run())
-            group.create_task(self._watch())
-            group.create_task(self._repair_regularly())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.completer.run())
+                group.create_task(self._watch())
+                group.create_task(self._repair_regularly())
+        finally:
+            if self._connection is not None:
+                await self._connection.close()
 
     async def _watch(self) -> None:
         """Apart from all that talks to the database: what keeps a beat from its answer keeps a repair from its own."""
