@@ -79,11 +79,16 @@ class Duties:
             on_changed=self._dispatch.wake,
         )
         self._pruner = Pruner(self._maintenance, settings)
+        self._preparing_since: float | None = None
         self._task = asyncio.create_task(self._run())
 
     def trouble(self, limit: float) -> str | None:
         """Why this term should end: its dispatch is stuck (`limit` seconds), has lost count, or is over; else None."""
-        return "its duties ended" if self._task.done() else self._dispatch.trouble(limit)
+        if self._task.done():
+            return "its duties ended"
+        if self._preparing_since is not None and clock() - self._preparing_since > limit:
+            return "its duties cannot begin"
+        return self._dispatch.trouble(limit)
 
     def rung(self) -> None:
         """An enqueue rang."""
@@ -115,7 +120,9 @@ class Duties:
     async def _run(self) -> None:
         prepared = False
         while not prepared:
+            self._preparing_since = clock()
             prepared = await self._prepare()
+            self._preparing_since = None
             await asyncio.sleep(0 if prepared else PREPARE_PAUSE)
         async with asyncio.TaskGroup() as group:
             for service in (self._dispatch, self._promoter, self._reaper, self._pruner):

@@ -6,6 +6,8 @@ it would reach somebody else's.
 
 from __future__ import annotations
 
+import asyncio
+import random
 from dataclasses import dataclass
 from enum import Enum
 from uuid import UUID
@@ -19,7 +21,8 @@ LEASE_STATEMENT_TIMEOUT = 2_000  # milliseconds; a renewal that takes longer has
 LOCK_TIMEOUT = 500  # milliseconds a lease statement waits for the row
 DDL_LOCK_TIMEOUT = 100  # milliseconds; DDL that waits longer would hold up completions behind it
 DISPATCH_STATEMENT_TIMEOUT = 30_000  # milliseconds
-PROBE_ROUNDS = 20  # a busy pool may lend the same server process again by chance, but not so often
+PROBE_ROUNDS = 60  # a busy pool may lend the same server process again by chance, but not so often
+PROBE_PAUSE = 0.002  # seconds at most between them, at random, so that they do not keep step with the traffic
 
 
 class PoolerMode(Enum):
@@ -126,6 +129,7 @@ async def probe(url: str) -> PoolerMode:
                     after = await _backend(first)
                 if other == before or after != before:
                     return PoolerMode.TRANSACTION
+                await asyncio.sleep(random.random() * PROBE_PAUSE)  # noqa: S311 - no secret
         finally:
             await second.close()
         return PoolerMode.SESSION

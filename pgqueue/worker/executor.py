@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from pgqueue.errors import InvalidPayloadError, UnknownJobTypeError
-from pgqueue.job import Job, JobState
+from pgqueue.job import Job, JobState, Reason
 from pgqueue.outcome import JobLostError, JobReleasedError, JobTimeoutError, Outcome, decide, storable_text
 from pgqueue.registry import Registration, Registry
 from pgqueue.worker.context import JobContext
@@ -169,7 +169,8 @@ class ExecutorPool:
                 job.id,
                 job.attempt,
                 JobState.FAILED,
-                error={"class": type(error).__name__, "attempt": job.attempt},
+                Reason.ERROR,
+                error={"class": type(error).__name__, "message": "could not be described", "attempt": job.attempt},
             )
         if run.in_thread and run.stopping is not None:
             self._abandon_threads(job)

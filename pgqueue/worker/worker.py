@@ -79,6 +79,7 @@ class LocalWorker:
         self._on_done = on_done
         self._connect = connect
         self._connection: db.AsyncConnection | None = None
+        self._repairing = asyncio.Lock()
         self._pool = ExecutorPool(
             registry, settings.concurrency, f"{socket.gethostname()}:{os.getpid()}", self._hand_to_control
         )
@@ -138,9 +139,10 @@ class LocalWorker:
         if worker_id is None or self._claiming:
             return
         claims = self._claims
-        if self._connection is None or self._connection.closed:
-            self._connection = await self._connect()
-        rows = await db.arun(self._connection, store.jobs.assigned(worker_id), self._schema)
+        async with self._repairing:
+            if self._connection is None or self._connection.closed:
+                self._connection = await self._connect()
+            rows = await db.arun(self._connection, store.jobs.assigned(worker_id), self._schema)
         lost = [job for job in rows if (job.id, job.attempt) not in self._assigned]
         if lost and claims == self._claims and not self._claiming:
             logger.warning("%d jobs were assigned to this worker without its knowing: given back", len(lost))
