@@ -20,8 +20,6 @@ from pgqueue.errors import DatabaseError, DatabaseUnavailableError
 from pgqueue.store.statement import LOCK_CLASS, lock_key
 
 PARTITION_TRIES = 50
-PARTITION_DAYS = 14
-"""How many days of history are made ahead."""
 
 
 def script_directory() -> Path:
@@ -91,7 +89,7 @@ def create_partitions(connection: sa.Connection, schema: str) -> None:
     if not db.run(driver, store.statistics.schema_exists(), schema):
         driver.commit()
         return
-    missing = db.run(driver, store.statistics.missing_partitions(PARTITION_DAYS), schema)
+    missing = db.run(driver, store.statistics.missing_partitions(), schema)
     driver.commit()
     for state, day in missing:
         _create_partition(driver, state, day, schema)

@@ -14,8 +14,6 @@ from pgqueue import backoff
 from pgqueue.errors import InvalidPayloadError, UnknownJobTypeError
 from pgqueue.job import DEFAULT_MAX_ATTEMPTS, Job, JobState, Reason
 
-MAX_ERRORS = 5
-"""How many of a job's last errors are kept."""
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_TRACEBACK_CHARACTERS = 8_000
 

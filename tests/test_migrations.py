@@ -16,6 +16,7 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from pgqueue import Inspector, Queue, Settings, db, migrate, schema
 from pgqueue.errors import DatabaseUnavailableError, SchemaError
+from pgqueue.store import statistics
 
 ROOT = Path(__file__).parents[1]
 TABLES = {"jobs", "finished_jobs", "leader", "workers", "job_types", "queues", "audit", "revisions"}
@@ -149,7 +150,7 @@ def test_partitions_for_yesterday_to_a_fortnight_ahead_exist_for_each_state_and_
     days = sql(
         "SELECT to_char((clock_timestamp() AT TIME ZONE 'UTC')::date + n, 'YYYYMMDD') "
         "FROM generate_series(-1, %s) AS n",
-        migrate.PARTITION_DAYS,
+        statistics.PARTITION_DAYS,
     )
     leaves = {
         row[0]

@@ -52,6 +52,7 @@ class Doorbell:
         self._wait = wait
         self._connection: db.AsyncConnection | None = None
         self._pause = FIRST_PAUSE
+        self._held = False
         self._look_until = 0.0
         self._rung_in_vain = 0.0
 
@@ -92,8 +93,6 @@ class Doorbell:
             connection, self._connection = self._connection, None
             self._held = False
             await connection.close()
-
-    _held = False
 
     async def _granted(self) -> bool:
         if self._connection is None or self._connection.closed:

@@ -16,7 +16,6 @@ from pgqueue.errors import DatabaseError, DatabaseUnavailableError
 
 logger = logging.getLogger(__name__)
 
-PARTITION_DAYS = 14
 INTERVAL = 3600.0  # seconds
 
 
@@ -62,7 +61,7 @@ class Pruner(Service):
         Raises:
             DatabaseError: a day from yesterday to tomorrow cannot be made: completions would have nowhere to go.
         """
-        for state, day in await self._maintenance.plain(store.statistics.missing_partitions(PARTITION_DAYS)):
+        for state, day in await self._maintenance.plain(store.statistics.missing_partitions()):
             try:
                 await self._maintenance.plain(store.statistics.create_partition(state, day))
             except DatabaseUnavailableError:

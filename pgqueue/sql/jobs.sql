@@ -139,6 +139,7 @@ RETURNING id, type, CAST(payload AS text), queue, priority, attempt, max_attempt
 -- The one way a processing job ends: fenced by id, attempt, worker and state; out of the hot table, into the history.
 -- The state is compared as text so that the index on processing rows cannot be used (it lures the planner);
 -- locked rows are skipped and retried by the caller, so that one of them does not hold up a batch.
+-- Of a job's errors the last five are kept.
 WITH outcome AS MATERIALIZED (
   SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[], %(states)s::text[], %(reasons)s::text[],
                        %(results)s::text[], %(errors)s::text[], %(max_attempts)s::integer[])

@@ -52,7 +52,11 @@ def session_defaults() -> Statement[tuple[str, str, int]]:
     return Statement("statistics.session_defaults", {}, lambda rows: (rows[0][0], rows[0][1], rows[0][2]))
 
 
-def missing_partitions(days: int) -> Statement[list[tuple[str, date]]]:
+PARTITION_DAYS = 14
+"""How many days of history are made ahead."""
+
+
+def missing_partitions(days: int = PARTITION_DAYS) -> Statement[list[tuple[str, date]]]:
     """State and UTC day of each partition to be made, from yesterday to `days` ahead."""
     return Statement(
         "finished_jobs.missing_partitions", {"days": days}, lambda rows: [(row[0], row[1]) for row in rows]
