@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pgqueue.version import __version__
 
 if TYPE_CHECKING:
+    from pgqueue.backoff import Backoff as Backoff
     from pgqueue.config import Settings as Settings
     from pgqueue.dispatcher import Dispatcher as Dispatcher
     from pgqueue.errors import PgQueueError as PgQueueError
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from pgqueue.job import JobState as JobState
     from pgqueue.job import NewJob as NewJob
     from pgqueue.job import Priority as Priority
+    from pgqueue.outcome import Cancel as Cancel
+    from pgqueue.outcome import Discard as Discard
+    from pgqueue.outcome import Retry as Retry
+    from pgqueue.outcome import Snooze as Snooze
     from pgqueue.payloads import JOB_TYPE_SESSION_INIT as JOB_TYPE_SESSION_INIT
     from pgqueue.payloads import JOB_TYPE_WORKSPACE_INIT as JOB_TYPE_WORKSPACE_INIT
     from pgqueue.queue import Queue as Queue
@@ -27,9 +32,16 @@ if TYPE_CHECKING:
     from pgqueue.registry import Executor as Executor
     from pgqueue.registry import Limits as Limits
     from pgqueue.registry import Registry as Registry
+    from pgqueue.rules import RateLimit as RateLimit
     from pgqueue.worker import JobContext as JobContext
 
 _HOMES = {
+    "Snooze": "pgqueue.outcome",
+    "Retry": "pgqueue.outcome",
+    "RateLimit": "pgqueue.rules",
+    "Discard": "pgqueue.outcome",
+    "Cancel": "pgqueue.outcome",
+    "Backoff": "pgqueue.backoff",
     "AsyncQueue": "pgqueue.queue_async",
     "Dispatcher": "pgqueue.dispatcher",
     "Executor": "pgqueue.registry",
@@ -53,6 +65,9 @@ __all__ = [
     "JOB_TYPE_SESSION_INIT",
     "JOB_TYPE_WORKSPACE_INIT",
     "AsyncQueue",
+    "Backoff",
+    "Cancel",
+    "Discard",
     "Dispatcher",
     "Executor",
     "Inspector",
@@ -65,8 +80,11 @@ __all__ = [
     "PgQueueError",
     "Priority",
     "Queue",
+    "RateLimit",
     "Registry",
+    "Retry",
     "Settings",
+    "Snooze",
     "__version__",
 ]
 

@@ -13,6 +13,8 @@
     ├── EmbeddedServerError                  exit 3: the embedded PostgreSQL could not be run
     ├── JobNotFoundError (LookupError)       exit 5
     ├── ConflictError                        exit 6: the state of things forbids it
+    │   ├── DuplicateJobError                a unique key is taken, and on_conflict is `raise`; `.job_id` has it
+    │   └── QueueFullError                   the queue's backlog is at its cap
     ├── WaitTimeoutError (TimeoutError)      exit 7
     ├── NotLeaderError                       a fenced write was refused: this process does not lead (any more)
     ├── UnknownJobTypeError                  a job's type has no executor here
@@ -103,6 +105,22 @@ class ConflictError(PgQueueError):
     """The state of things forbids what was asked."""
 
     exit_code = 6
+
+
+class DuplicateJobError(ConflictError):
+    """A job's unique key is held by another, and the enqueue asked to be told so.
+
+    Attributes:
+        job_id: the job that holds the key.
+    """
+
+    def __init__(self, message: str, *, job_id: int) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class QueueFullError(ConflictError):
+    """The queue holds as many pending jobs as it may; nothing was enqueued."""
 
 
 class WaitTimeoutError(PgQueueError, TimeoutError):

@@ -14,10 +14,12 @@ from pgqueue import db, locate, store, validation
 from pgqueue.config import Settings
 from pgqueue.errors import DatabaseUnavailableError, InvalidArgumentError, JobNotFoundError
 from pgqueue.job import Job, JobState
+from pgqueue.rules import DEFAULT_WEIGHT
 from pgqueue.store import Statement
+from pgqueue.store.configuration import QueueConfig, TypeConfig
 from pgqueue.store.leader import LeaderInfo
 from pgqueue.store.statistics import Overview
-from pgqueue.store.workers import QueueConfig, TypeConfig, WorkerInfo
+from pgqueue.store.workers import WorkerInfo
 
 T = TypeVar("T")
 MAX_PAGE = 500
@@ -80,7 +82,7 @@ class Inspector:
 
     def types(self) -> list[dict[str, Any]]:
         """Every type declared, configured or present, with its limit in force and its live jobs by state."""
-        configs = {config.type: config for config in self._run(store.workers.read_types())}
+        configs = {config.name: config for config in self._run(store.configuration.read_types())}
         live: dict[str, dict[str, int]] = {}
         for job_type, _queue, state, number in self._run(store.statistics.by_type()):
             states = live.setdefault(job_type, {})
@@ -89,20 +91,24 @@ class Inspector:
         return [
             {
                 "type": name,
-                "limit": config.limit if config else None,
-                "limit_from": _limit_source(config),
-                "max_attempts": config.max_attempts if config else None,
-                "timeout": config.timeout if config else None,
+                "limit": config.limit,
+                "limit_from": config.said_by("max_concurrency") or "none",
+                "max_attempts": config.rules.max_attempts,
+                "timeout": config.rules.timeout,
+                "rules": config.rules.as_json(),
+                "operator": config.operator,
+                "paused": config.paused,
+                "resume_at": config.resume_at,
                 "has_executor": name in served,
                 **{state.value: live.get(name, {}).get(state.value, 0) for state in JobState if not state.finished},
             }
             for name in sorted(configs.keys() | live.keys())
-            for config in [configs.get(name)]
+            for config in [configs.get(name) or TypeConfig(name)]
         ]
 
     def queues(self) -> list[dict[str, Any]]:
         """Every queue configured or present, with its live jobs by state."""
-        configs = {config.name: config for config in self._run(store.workers.read_queues())}
+        configs = {config.name: config for config in self._run(store.configuration.read_queues())}
         live: dict[str, dict[str, int]] = {}
         for _type, queue, state, number in self._run(store.statistics.by_type()):
             states = live.setdefault(queue, {})
@@ -110,10 +116,16 @@ class Inspector:
         return [
             {
                 "queue": name,
-                "weight": configs.get(name, QueueConfig(name, 10, False, "default")).weight,
+                "weight": config.rules.weight or DEFAULT_WEIGHT,
+                "rules": config.rules.as_json(),
+                "operator": config.operator,
+                "leader": config.leader,
+                "paused": config.paused,
+                "resume_at": config.resume_at,
                 **{state.value: live.get(name, {}).get(state.value, 0) for state in JobState if not state.finished},
             }
             for name in sorted(configs.keys() | live.keys())
+            for config in [configs.get(name) or QueueConfig(name)]
         ]
 
     def workers(self) -> list[WorkerInfo]:
@@ -158,9 +170,3 @@ class Inspector:
             connection.close()
             raise
         return connection
-
-
-def _limit_source(config: TypeConfig | None) -> str:
-    if config is None or (config.limit is None and config.operator_max_concurrency is None):
-        return "none"
-    return "code" if config.operator_max_concurrency is None else "operator"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
@@ -15,12 +15,14 @@ from typing import Any
 from uuid import UUID
 
 from pgqueue import validation
+from pgqueue.backoff import Backoff
 from pgqueue.errors import InvalidArgumentError
 
 DEFAULT_QUEUE = "default"
 DEFAULT_MAX_ATTEMPTS = 1
 MIN_PRIORITY, MAX_PRIORITY = -32_768, 32_767  # smallint
 MAX_ATTEMPTS_LIMIT = 1_000_000
+MAX_HEADER_BYTES = 16 * 1024
 
 
 class JobState(StrEnum):
@@ -69,6 +71,13 @@ class Reason(StrEnum):
     SHUTDOWN = "shutdown"
     INVALID_PAYLOAD = "invalid_payload"
     UNKNOWN_TYPE = "unknown_type"
+    CRASH_LOOP = "crash_loop"
+    DISCARDED = "discarded"
+    EXPIRED = "expired"
+
+
+UNIQUE_SCOPES = ("live", "pending")
+ON_CONFLICT = ("existing", "raise", "replace")
 
 
 class Priority(IntEnum):
@@ -85,7 +94,9 @@ class Job:
     """One job as a row of `jobs` or `finished_jobs` shows it.
 
     `max_attempts` and `timeout` (seconds) are None while the job leaves them to its type; a handler sees the
-    resolved values. `existing` is True where an enqueue found a live job with the same unique key instead.
+    resolved values. `existing` is True where an enqueue found a job with the same unique key instead, `replaced` where
+    it gave that one the new payload and time. `losses` counts the runs lost with their worker; `replay_of` is the
+    job this one runs again.
     """
 
     id: int
@@ -110,6 +121,12 @@ class Job:
     result: Any = None
     errors: list[dict[str, Any]] = field(default_factory=list)
     existing: bool = False
+    replaced: bool = False
+    expires_at: datetime | None = None
+    replay_of: int | None = None
+    losses: int = 0
+    backoff: str | None = None
+    headers: dict[str, str] | None = None
 
     @property
     def is_last_attempt(self) -> bool:
@@ -139,6 +156,12 @@ class JobOptions:
     timeout: float | timedelta | None = None
     unique_key: str | None = None
     concurrency_key: str | None = None
+    unique_scope: str | None = None
+    unique_window: float | timedelta | None = None
+    on_conflict: str | None = None
+    expires_at: datetime | None = None
+    backoff: Backoff | str | None = None
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +179,12 @@ class NewJob:
     unique_key: str | None = None
     concurrency_key: str | None = None
     options: JobOptions | None = None
+    unique_scope: str | None = None
+    unique_window: float | timedelta | None = None
+    on_conflict: str | None = None
+    expires_at: datetime | None = None
+    backoff: Backoff | str | None = None
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(slots=True)
@@ -173,6 +202,17 @@ class EncodedJob:
     timeout: float | None
     unique_key: str | None
     concurrency_key: str | None
+    unique_scope: str | None = None
+    unique_window: float | None = None
+    on_conflict: str = "existing"
+    expires_at: datetime | None = None
+    backoff: str | None = None
+    headers: dict[str, str] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """True if one INSERT or COPY of the common columns says all there is."""
+        return not (self.unique_key or self.expires_at or self.backoff or self.headers)
 
     @property
     def unique_hash(self) -> bytes | None:
@@ -204,7 +244,7 @@ def encode(new: NewJob, *, max_payload_bytes: int = validation.MAX_PAYLOAD_BYTES
     if delay is not None and run_at is not None:
         raise InvalidArgumentError("both delay and run_at are given: a job has one due time, give one of them")
     payload = validation.payload_object(new.payload)
-    return EncodedJob(
+    encoded = EncodedJob(
         type=validation.check_name(new.type, "job type"),
         queue=DEFAULT_QUEUE if queue is None else validation.check_name(queue, "queue"),
         priority=0 if priority is None else validation.check_integer(priority, "priority", MIN_PRIORITY, MAX_PRIORITY),
@@ -219,8 +259,65 @@ def encode(new: NewJob, *, max_payload_bytes: int = validation.MAX_PAYLOAD_BYTES
         unique_key=None if unique_key is None else validation.check_key(unique_key, "unique_key"),
         concurrency_key=None if concurrency_key is None else validation.check_key(concurrency_key, "concurrency_key"),
     )
+    _encode_rest(encoded, new, options)
+    return encoded
 
 
+def _encode_rest(encoded: EncodedJob, new: NewJob, options: JobOptions) -> None:
+    """The options few jobs have."""
+    for name in _REST:
+        value = getattr(new, name)
+        if value is None:
+            value = getattr(options, name)
+        if value is not None:
+            setattr(encoded, name, _REST[name](value))
+    if encoded.unique_key is None:
+        for name in ("unique_scope", "unique_window"):
+            if getattr(encoded, name) is not None:
+                raise InvalidArgumentError(f"{name} is given without unique_key: it says how long that key is held")
+    if encoded.unique_scope == "live":
+        encoded.unique_scope = None
+
+
+def _one_of(name: str, allowed: tuple[str, ...]) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if value not in allowed:
+            raise InvalidArgumentError(
+                f"invalid {name} {validation.shorten(value)}: must be one of {', '.join(allowed)}"
+            )
+        return str(value)
+
+    return check
+
+
+def _check_backoff(value: object) -> str:
+    if isinstance(value, Backoff):
+        return str(value)
+    if isinstance(value, str):
+        return str(Backoff.parse(value))
+    raise InvalidArgumentError(
+        f"invalid backoff {validation.shorten(value)}: a job's must be a Backoff or text such as 'fixed:5'"
+    )
+
+
+def _check_headers(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(key, str) and isinstance(text, str) for key, text in value.items()
+    ):
+        raise InvalidArgumentError(f"invalid headers {validation.shorten(value)}: must be text by text")
+    headers = dict(value)
+    validation.encode_payload(headers, MAX_HEADER_BYTES)
+    return headers
+
+
+_REST: Mapping[str, Callable[[Any], Any]] = {
+    "unique_scope": _one_of("unique_scope", UNIQUE_SCOPES),
+    "unique_window": lambda value: validation.check_seconds(value, "unique_window"),
+    "on_conflict": _one_of("on_conflict", ON_CONFLICT),
+    "expires_at": lambda value: validation.check_aware(value, "expires_at"),
+    "backoff": _check_backoff,
+    "headers": _check_headers,
+}
 _NO_OPTIONS = JobOptions()
 
 

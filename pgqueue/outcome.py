@@ -1,21 +1,28 @@
 """What becomes of a job after a run: the one place that decides. Pure: no I/O, no clock, no randomness.
 
-The worker asks it when a handler ends, the leader when a job is stale; both write what it answers, fenced.
+The worker asks it when a handler ends, the leader when a job is stale; both write what it answers, fenced. Owns the
+signals by which a handler says what it wants: `Retry`, `Snooze`, `Discard`, `Cancel`, raised or returned.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 import traceback
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
-from pgqueue import backoff
+from pgqueue import validation
+from pgqueue.backoff import DEFAULT_BACKOFF, Backoff, BackoffFunction
 from pgqueue.errors import InvalidPayloadError, UnknownJobTypeError
 from pgqueue.job import DEFAULT_MAX_ATTEMPTS, Job, JobState, Reason
+from pgqueue.rules import DEFAULT_MAX_LOSSES, TypeRules
 
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_TRACEBACK_CHARACTERS = 8_000
+MAX_DELAY = validation.MAX_SECONDS
 
 
 class JobTimeoutError(Exception):
@@ -34,12 +41,86 @@ class JobReleasedError(Exception):
     """Stands for a run that a draining worker gave back."""
 
 
+class Retry(Exception):  # noqa: N818 - a wish, not an error
+    """Run this job again, which burns an attempt; without attempts left it fails.
+
+    Args:
+        after: seconds (or timedelta) until then; None: as the type's backoff says.
+        reason: kept with the job's errors.
+    """
+
+    def __init__(self, after: float | timedelta | None = None, reason: str | None = None) -> None:
+        self.after = None if after is None else validation.check_seconds(after, "after")
+        super().__init__(reason or "the handler asked for a retry")
+
+
+class Snooze(Exception):  # noqa: N818 - a wish, not an error
+    """Run this job again after `delay` seconds (or timedelta); burns no attempt."""
+
+    def __init__(self, delay: float | timedelta) -> None:
+        self.delay = validation.check_seconds(delay, "delay")
+        super().__init__(f"the handler put the job off for {self.delay:g} s")
+
+
+class Discard(Exception):  # noqa: N818 - a wish, not an error
+    """Fail this job now, whatever attempts are left."""
+
+    def __init__(self, reason: str = "the handler discarded the job") -> None:
+        super().__init__(reason)
+
+
+class Cancel(Exception):  # noqa: N818 - a wish, not an error
+    """End this job as cancelled."""
+
+    def __init__(self, reason: str = "the handler cancelled the job") -> None:
+        super().__init__(reason)
+
+
+SIGNALS = (Retry, Snooze, Discard, Cancel)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a type says of jobs that go wrong.
+
+    Attributes:
+        backoff: how long a failed job waits, where the job itself does not say.
+        retry: the same by exception class, the nearest in the MRO; False: never again.
+        max_losses: after how many lost runs a job fails as a crash loop.
+        fail_stale: a lost or overdue job fails at once.
+    """
+
+    backoff: Backoff | BackoffFunction = DEFAULT_BACKOFF
+    retry: Mapping[type[BaseException], Backoff | BackoffFunction | bool] = field(default_factory=dict)
+    max_losses: int = DEFAULT_MAX_LOSSES
+    fail_stale: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        rules: TypeRules,
+        function: BackoffFunction | None = None,
+        retry: Mapping[type[BaseException], Backoff | BackoffFunction | bool] | None = None,
+    ) -> Policy:
+        """The policy that rules spell, with what only the code can say."""
+        return cls(
+            function or rules.backoff or DEFAULT_BACKOFF,
+            retry or {},
+            rules.max_losses or DEFAULT_MAX_LOSSES,
+            rules.on_stale == "fail",
+        )
+
+
+DEFAULT_POLICY = Policy()
+
+
 @dataclass(slots=True)
 class Outcome:
     """The next state of one run of a job, ready to be written.
 
     `delay` is in seconds and counts from the database's time of the write; `released` is how much the
-    job's released count rises; `error` is None or one entry for the job's `errors`.
+    job's released count rises; `error` is None or one entry for the job's `errors`; `lost`: the run was lost with
+    its worker.
     """
 
     id: int
@@ -51,6 +132,7 @@ class Outcome:
     delay: float = 0.0
     released: int = 0
     max_attempts: int | None = None
+    lost: bool = False
 
     @property
     def counted(self) -> tuple[str, str | None]:
@@ -58,40 +140,97 @@ class Outcome:
         return self.state.value, self.reason.value if self.reason else None
 
 
-def decide(job: Job, ending: object, *, now: datetime, where: str = "") -> Outcome:
+def decide(
+    job: Job,
+    ending: object,
+    *,
+    now: datetime,
+    where: str = "",
+    policy: Policy = DEFAULT_POLICY,
+    roll: float = 0.5,
+    stale: bool = False,
+) -> Outcome:
     """What becomes of `job` after this run.
 
     Args:
         job: the job as dispatched; `attempt` is this run's, `max_attempts` the resolved one.
-        ending: the handler's result, or the exception that ended the run.
+        ending: the handler's result or signal, or the exception that ended the run.
         now: when it ended; written into the error entry.
         where: which worker ran it; written into the error entry.
+        policy: what its type says of jobs that go wrong.
+        roll: a random number from 0 to 1, for the backoff's jitter.
+        stale: the leader found the run lost or overdue.
     """
     outcome = Outcome(job.id, job.attempt, JobState.COMPLETED, max_attempts=job.max_attempts)
     if not isinstance(ending, BaseException):
         outcome.result = ending
         return outcome
     outcome.state = JobState.FAILED
-    outcome.error = error_entry(job, ending, now=now, where=where)
     match ending:
         case JobReleasedError():
             outcome.state, outcome.reason, outcome.released = JobState.PENDING, Reason.SHUTDOWN, 1
-            outcome.error = None
-        case JobCancelledError():
+            return outcome
+        case Snooze():
+            outcome.state, outcome.delay, outcome.released = JobState.SCHEDULED, ending.delay, 1
+            return outcome
+    outcome.error = error_entry(job, ending, now=now, where=where)
+    match ending:
+        case JobCancelledError() | Cancel():
             outcome.state, outcome.reason = JobState.CANCELLED, Reason.CANCELLED
+        case Discard():
+            outcome.reason = Reason.DISCARDED
         case JobLostError():
-            outcome.reason = Reason.LOST
-            if attempts_left(job):
-                outcome.state, outcome.delay = JobState.SCHEDULED, backoff.LOST_DELAY
+            outcome.reason, outcome.lost = Reason.LOST, True
+            if job.losses + 1 >= policy.max_losses:
+                outcome.reason = Reason.CRASH_LOOP
+            elif not (stale and policy.fail_stale):
+                _retry(outcome, job, policy.backoff, roll)
         case JobTimeoutError():
             outcome.reason = Reason.TIMEOUT
+            if not (stale and policy.fail_stale):
+                _retry(outcome, job, policy.backoff, roll)
         case InvalidPayloadError():
             outcome.reason = Reason.INVALID_PAYLOAD
         case UnknownJobTypeError():
             outcome.reason = Reason.UNKNOWN_TYPE
+        case Retry():
+            outcome.reason = Reason.ERROR
+            _retry(outcome, job, policy.backoff, roll, ending.after)
         case _:
             outcome.reason = Reason.ERROR
+            said = next((policy.retry[kind] for kind in type(ending).__mro__ if kind in policy.retry), None)
+            if said is False:
+                outcome.reason = Reason.DISCARDED
+            else:
+                _retry(outcome, job, policy.backoff if said is None or said is True else said, roll, own=said is None)
     return outcome
+
+
+def _retry(
+    outcome: Outcome,
+    job: Job,
+    backoff: Backoff | BackoffFunction,
+    roll: float,
+    after: float | None = None,
+    *,
+    own: bool = True,
+) -> None:
+    """Schedule the next run if an attempt is left; the job's `own` backoff beats its type's."""
+    if not attempts_left(job):
+        return
+    outcome.state = JobState.SCHEDULED
+    outcome.delay = _delay(job, backoff, roll, own=own) if after is None else after
+
+
+def _delay(job: Job, backoff: Backoff | BackoffFunction, roll: float, *, own: bool) -> float:
+    failures = max(1, job.attempt - job.released)
+    try:
+        if own and job.backoff is not None:
+            backoff = Backoff.parse(job.backoff)
+        delay = backoff.delay(failures, roll) if isinstance(backoff, Backoff) else float(backoff(failures))
+    except Exception:  # noqa: BLE001 - a user's function, or a row written by hand; the job is retried all the same
+        delay = -1.0
+    return delay if 0 <= delay <= MAX_DELAY else DEFAULT_BACKOFF.delay(failures, roll)
 
 
 def attempts_left(job: Job) -> bool:
@@ -111,11 +250,19 @@ def error_entry(job: Job, error: BaseException, *, now: datetime, where: str) ->
         "where": where,
         "class": name,
         "message": storable_text(_message(error), MAX_MESSAGE_CHARACTERS),
+        "fingerprint": fingerprint(name, _message(error)),
     }
     if error.__traceback__ is not None:
         lines = traceback.format_exception(error, limit=-20)
         entry["traceback"] = storable_text("".join(lines)[-MAX_TRACEBACK_CHARACTERS:], MAX_TRACEBACK_CHARACTERS)
     return entry
+
+
+def fingerprint(name: str, message: str) -> str:
+    """12 hex digits, the same for errors that differ in numbers, addresses and quoted values alone."""
+    text = re.sub(r"'[^']*'|\"[^\"]*\"", "?", message[:MAX_MESSAGE_CHARACTERS])
+    text = re.sub(r"0x[0-9a-fA-F]+|\b[0-9a-fA-F-]{8,}\b|\d+", "#", text)
+    return hashlib.sha256(f"{name}: {text}".encode("utf-8", "replace")).hexdigest()[:12]
 
 
 def storable_text(text: str, limit: int) -> str:

@@ -6,124 +6,38 @@ Runs no handler and needs none: an unknown type is accepted.
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
-from enum import Enum, auto
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pgqueue import callers, db, locate, store, validation
-from pgqueue import job as job_module
-from pgqueue.config import Settings
-from pgqueue.errors import DatabaseUnavailableError, EnqueueUncertainError, InvalidArgumentError
-from pgqueue.job import EncodedJob, Job, JobOptions, NewJob
+from pgqueue import callers, db, locate, store
+from pgqueue.backoff import Backoff
+from pgqueue.errors import DatabaseUnavailableError
+from pgqueue.job import Job, JobOptions, NewJob
 from pgqueue.payloads import (
     JOB_TYPE_SESSION_INIT,
     JOB_TYPE_WORKSPACE_INIT,
-    SessionInitPayload,
-    WorkspaceInitPayload,
-    parse_payload,
+)
+from pgqueue.queue_base import (
+    Delay,
+    QueueBase,
+    Repeat,
+    check_id,
+    check_repeat,
+    log_enqueued,
+    log_enqueued_many,
+    priority_statement,
+    repeat_of,
+    reschedule_statement,
+    session_init_payload,
+    workspace_init_payload,
 )
 from pgqueue.store import operations
 from pgqueue.store.operations import Operation
-from pgqueue.store.statement import Bell
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
-Delay = float | timedelta | None
-
-
-class QueueBase:
-    """What both queues share: settings, the doorbell, validation, the notify callback. No I/O."""
-
-    def __init__(
-        self,
-        database_url: str | None = None,
-        *,
-        settings: Settings | None = None,
-        max_payload_bytes: int | None = None,
-    ) -> None:
-        self.settings = settings or Settings()
-        self._url = database_url
-        if database_url is not None:
-            db.conninfo(locate.locate(url=database_url).url, "pgqueue")
-        self.schema = self.settings.database_schema
-        self.bell = Bell.of(self.schema, self.settings.leader_name)
-        self._max_payload_bytes = max_payload_bytes or self.settings.max_payload_bytes
-        self._notify: Callable[[], None] | None = None
-        self._closed = False
-
-    def set_notify_func(self, callback: Callable[[], None] | None) -> None:
-        """Call `callback()` after each commit of jobs that pgqueue makes or SQLAlchemy tells of.
-
-        It never blocks or fails an enqueue: what it raises is logged. None takes it away.
-        """
-        self._notify = callback
-
-    def _notify_commit(self) -> None:
-        if self._notify is not None:
-            try:
-                self._notify()
-            except Exception:
-                logger.exception("notify callback failed")
-
-    def _encode(self, new: NewJob) -> EncodedJob:
-        return job_module.encode(new, max_payload_bytes=self._max_payload_bytes)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InvalidArgumentError("this queue is closed: make a new one")
-
-
-def workspace_init_payload(workspace_id: str) -> dict[str, Any]:
-    """The payload of `workspace_init`, checked."""
-    model = parse_payload(WorkspaceInitPayload, {"workspaceId": workspace_id})
-    return model.model_dump(by_alias=True, exclude_none=True)
-
-
-def session_init_payload(session_id: str, workspace_id: str | None) -> dict[str, Any]:
-    """The payload of `session_init`, checked."""
-    model = parse_payload(SessionInitPayload, {"sessionId": session_id, "workspaceId": workspace_id})
-    return model.model_dump(by_alias=True, exclude_none=True)
-
-
-def log_enqueued(job: Job) -> None:
-    """One INFO line for one enqueued job."""
-    if logger.isEnabledFor(logging.INFO):
-        fields = {"job_id": job.id, "job_type": job.type, "queue": job.queue}
-        logger.info("job enqueued: id %d, type %s, queue %s", job.id, job.type, job.queue, extra=fields)
-
-
-def log_enqueued_many(jobs: int) -> None:
-    """One INFO line for a batch."""
-    logger.info("jobs enqueued: %d", jobs)
-
-
-class Repeat(Enum):
-    """Whether an operation may be tried once more when its connection breaks."""
-
-    ALWAYS = auto()  # reads, and enqueues that a unique key makes safe
-    IF_ANSWERED = auto()  # enqueues: only where the server said itself that it ended the session
-    NEVER = auto()  # what consumed its input, or would answer differently the second time
-
-
-def check_repeat(error: DatabaseUnavailableError, repeat: Repeat) -> None:
-    """Raise unless an operation that ended in `error` may be tried once more.
-
-    Raises:
-        DatabaseUnavailableError: there is no connection to be had, or the operation is not to be repeated.
-        EnqueueUncertainError: nobody knows whether the enqueue committed.
-    """
-    if not db.was_sent(error) or repeat is Repeat.NEVER:
-        raise error
-    # Class 08 is a pooler's word about a connection of its own, as uncertain as silence.
-    answered = not (getattr(error.__cause__, "sqlstate", None) or "08").startswith("08")
-    if repeat is Repeat.IF_ANSWERED and not answered:
-        raise EnqueueUncertainError(
-            f"the connection broke while the enqueue committed, the job may or may not exist: {error}"
-        ) from error
 
 
 class Queue(QueueBase):
@@ -156,6 +70,12 @@ class Queue(QueueBase):
         timeout: Delay = None,
         unique_key: str | None = None,
         concurrency_key: str | None = None,
+        unique_scope: str | None = None,
+        unique_window: Delay = None,
+        on_conflict: str | None = None,
+        expires_at: datetime | None = None,
+        backoff: Backoff | str | None = None,
+        headers: Mapping[str, str] | None = None,
         options: JobOptions | None = None,
         connection: object = None,
     ) -> Job:
@@ -172,6 +92,14 @@ class Queue(QueueBase):
             timeout: seconds a run may take, 0 for no limit; None: the type's.
             unique_key: while a live job of this type has this key, that job is returned instead (`job.existing`).
             concurrency_key: what jobs of one customer, tenant or resource share.
+            unique_scope: how long the key is held: `live` (None): until the job is finished; `pending`: until it
+                starts.
+            unique_window: seconds from now that the key is held at least, whatever becomes of the job.
+            on_conflict: what a taken key means: `existing` (None): the job that has it is returned; `raise`;
+                `replace`: that job takes this payload and time if it never started (`job.replaced`).
+            expires_at: an aware datetime; a job not started by then is cancelled, with reason `expired`.
+            backoff: how long it waits after an error, a Backoff or its text; None: as the type says.
+            headers: text by text, for tracing and the like; given to the handler with the job.
             options: the same as a value; keywords beat it.
             connection: the caller's psycopg Connection or SQLAlchemy Connection or Session; None: one of pgqueue's
                 own, committed at once.
@@ -180,6 +108,8 @@ class Queue(QueueBase):
             InvalidArgumentError, InvalidNameError, InvalidPayloadError: nothing was sent.
             UnsupportedConnectionError: the connection is of no kind pgqueue speaks.
             EnqueueUncertainError: the connection broke during the commit.
+            DuplicateJobError: the unique key is taken, and on_conflict is `raise`.
+            QueueFullError: the queue's backlog is at its cap.
         """
         new = self._encode(
             NewJob(
@@ -194,16 +124,25 @@ class Queue(QueueBase):
                 unique_key,
                 concurrency_key,
                 options,
+                unique_scope,
+                unique_window,
+                on_conflict,
+                expires_at,
+                backoff,
+                headers,
             )
         )
-        repeat = Repeat.ALWAYS if new.unique_key else Repeat.IF_ANSWERED
+        repeat = repeat_of([new])
         job = self._run(
-            lambda _copy: operations.enqueue(new, self.bell),
-            connection,
-            repeat=repeat,
-            writes=True,
-            single=new.unique_key is None,
+            lambda _copy: operations.enqueue(new, self.bell), connection, repeat=repeat, writes=True, single=new.plain
         )
+        if job is None:  # the queue is capped: counted and inserted under a lock
+            (job,) = self._run(
+                lambda _copy: operations.enqueue_many([new], self.bell, copy=False),
+                connection,
+                repeat=repeat,
+                writes=True,
+            )
         log_enqueued(job)
         return job
 
@@ -212,7 +151,7 @@ class Queue(QueueBase):
         batch = [self._encode(new) for new in jobs]
         if not batch:
             return []
-        repeat = Repeat.ALWAYS if all(new.unique_key for new in batch) else Repeat.IF_ANSWERED
+        repeat = repeat_of(batch)
         done = self._run(
             lambda copy: operations.enqueue_many(batch, self.bell, copy=copy),
             connection,
@@ -252,14 +191,47 @@ class Queue(QueueBase):
         return self._run(lambda _copy: operations.get(number), single=True)
 
     def cancel(self, job_id: int) -> bool:
-        """End a job that has not started: True; False if it is finished.
+        """End a job that has not started, or tell a running one to stop: True; False if it is finished.
 
         Raises:
             JobNotFoundError: there is none with this id.
-            ConflictError: it is processing.
         """
         number = check_id(job_id)
-        return self._run(lambda _copy: operations.cancel(number), repeat=Repeat.NEVER)
+        return self._run(lambda _copy: operations.cancel(number, self.bell), repeat=Repeat.NEVER)
+
+    def replay(self, job_id: int, payload: object = None) -> Job:
+        """Run a finished job again: a new job with its options, `replay_of` set; `payload` None: the old one's.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+            ConflictError: it is not finished.
+            InvalidPayloadError: the payload cannot be stored.
+        """
+        number = check_id(job_id)
+        other = None if payload is None else self._encode(NewJob("replay", payload))
+        return self._run(
+            lambda _copy: operations.replay(number, other, self.bell), repeat=Repeat.IF_ANSWERED, writes=True
+        )
+
+    def run_now(self, job_id: int) -> None:
+        """Make a job that is scheduled for later pending now; errors as in `reschedule`."""
+        self.reschedule(job_id)
+
+    def reschedule(self, job_id: int, *, delay: Delay = None, run_at: datetime | None = None) -> None:
+        """Give a job that has not started another due time; neither: now.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+            ConflictError: it runs or is finished.
+            InvalidArgumentError: both times are given, or one breaks its rule.
+        """
+        statement = reschedule_statement(job_id, delay, run_at)
+        self._run(lambda _copy: operations.change(job_id, statement, self.bell), writes=True)
+
+    def set_priority(self, job_id: int, priority: int) -> None:
+        """Give a job that has not started another priority; errors as in `reschedule`."""
+        statement = priority_statement(job_id, priority)
+        self._run(lambda _copy: operations.change(job_id, statement, self.bell), writes=True)
 
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state; every state is there."""
@@ -320,8 +292,3 @@ class Queue(QueueBase):
                         db.check_schema(db.read_schema_level(connection, self.schema))
                     self._pool = db.make_pool(url)
         return self._pool
-
-
-def check_id(job_id: object) -> int:
-    """Return `job_id` if it can be a job's id."""
-    return validation.check_integer(job_id, "job id", 1, 2**63 - 1)

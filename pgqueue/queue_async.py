@@ -1,22 +1,23 @@
 """`AsyncQueue`: `Queue`'s names, awaited, for one event loop.
 
-Connects at first use, never at construction. What the two share is in queue.py and store/operations.py; a test
+Connects at first use, never at construction. What the two share is in queue_base.py and store/operations.py; a test
 holds their names and signatures equal.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pgqueue import callers, db, locate, store
+from pgqueue.backoff import Backoff
 from pgqueue.errors import DatabaseUnavailableError
 from pgqueue.job import Job, JobOptions, NewJob
 from pgqueue.payloads import JOB_TYPE_SESSION_INIT, JOB_TYPE_WORKSPACE_INIT
-from pgqueue.queue import (
+from pgqueue.queue_base import (
     Delay,
     QueueBase,
     Repeat,
@@ -24,6 +25,9 @@ from pgqueue.queue import (
     check_repeat,
     log_enqueued,
     log_enqueued_many,
+    priority_statement,
+    repeat_of,
+    reschedule_statement,
     session_init_payload,
     workspace_init_payload,
 )
@@ -63,6 +67,12 @@ class AsyncQueue(QueueBase):
         timeout: Delay = None,
         unique_key: str | None = None,
         concurrency_key: str | None = None,
+        unique_scope: str | None = None,
+        unique_window: Delay = None,
+        on_conflict: str | None = None,
+        expires_at: datetime | None = None,
+        backoff: Backoff | str | None = None,
+        headers: Mapping[str, str] | None = None,
         options: JobOptions | None = None,
         connection: object = None,
     ) -> Job:
@@ -79,6 +89,14 @@ class AsyncQueue(QueueBase):
             timeout: seconds a run may take, 0 for no limit; None: the type's.
             unique_key: while a live job of this type has this key, that job is returned instead (`job.existing`).
             concurrency_key: what jobs of one customer, tenant or resource share.
+            unique_scope: how long the key is held: `live` (None): until the job is finished; `pending`: until it
+                starts.
+            unique_window: seconds from now that the key is held at least, whatever becomes of the job.
+            on_conflict: what a taken key means: `existing` (None): the job that has it is returned; `raise`;
+                `replace`: that job takes this payload and time if it never started (`job.replaced`).
+            expires_at: an aware datetime; a job not started by then is cancelled, with reason `expired`.
+            backoff: how long it waits after an error, a Backoff or its text; None: as the type says.
+            headers: text by text, for tracing and the like; given to the handler with the job.
             options: the same as a value; keywords beat it.
             connection: the caller's psycopg AsyncConnection or SQLAlchemy AsyncConnection or AsyncSession; None: one
                 of pgqueue's own, committed at once.
@@ -87,6 +105,8 @@ class AsyncQueue(QueueBase):
             InvalidArgumentError, InvalidNameError, InvalidPayloadError: nothing was sent.
             UnsupportedConnectionError: the connection is of no kind pgqueue speaks.
             EnqueueUncertainError: the connection broke during the commit.
+            DuplicateJobError: the unique key is taken, and on_conflict is `raise`.
+            QueueFullError: the queue's backlog is at its cap.
         """
         new = self._encode(
             NewJob(
@@ -101,16 +121,25 @@ class AsyncQueue(QueueBase):
                 unique_key,
                 concurrency_key,
                 options,
+                unique_scope,
+                unique_window,
+                on_conflict,
+                expires_at,
+                backoff,
+                headers,
             )
         )
-        repeat = Repeat.ALWAYS if new.unique_key else Repeat.IF_ANSWERED
+        repeat = repeat_of([new])
         job = await self._run(
-            lambda _copy: operations.enqueue(new, self.bell),
-            connection,
-            repeat=repeat,
-            writes=True,
-            single=new.unique_key is None,
+            lambda _copy: operations.enqueue(new, self.bell), connection, repeat=repeat, writes=True, single=new.plain
         )
+        if job is None:  # the queue is capped: counted and inserted under a lock
+            (job,) = await self._run(
+                lambda _copy: operations.enqueue_many([new], self.bell, copy=False),
+                connection,
+                repeat=repeat,
+                writes=True,
+            )
         log_enqueued(job)
         return job
 
@@ -119,7 +148,7 @@ class AsyncQueue(QueueBase):
         batch = [self._encode(new) for new in jobs]
         if not batch:
             return []
-        repeat = Repeat.ALWAYS if all(new.unique_key for new in batch) else Repeat.IF_ANSWERED
+        repeat = repeat_of(batch)
         done = await self._run(
             lambda copy: operations.enqueue_many(batch, self.bell, copy=copy),
             connection,
@@ -159,14 +188,47 @@ class AsyncQueue(QueueBase):
         return await self._run(lambda _copy: operations.get(number), single=True)
 
     async def cancel(self, job_id: int) -> bool:
-        """End a job that has not started: True; False if it is finished.
+        """End a job that has not started, or tell a running one to stop: True; False if it is finished.
 
         Raises:
             JobNotFoundError: there is none with this id.
-            ConflictError: it is processing.
         """
         number = check_id(job_id)
-        return await self._run(lambda _copy: operations.cancel(number), repeat=Repeat.NEVER)
+        return await self._run(lambda _copy: operations.cancel(number, self.bell), repeat=Repeat.NEVER)
+
+    async def replay(self, job_id: int, payload: object = None) -> Job:
+        """Run a finished job again: a new job with its options, `replay_of` set; `payload` None: the old one's.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+            ConflictError: it is not finished.
+            InvalidPayloadError: the payload cannot be stored.
+        """
+        number = check_id(job_id)
+        other = None if payload is None else self._encode(NewJob("replay", payload))
+        return await self._run(
+            lambda _copy: operations.replay(number, other, self.bell), repeat=Repeat.IF_ANSWERED, writes=True
+        )
+
+    async def run_now(self, job_id: int) -> None:
+        """Make a job that is scheduled for later pending now; errors as in `reschedule`."""
+        await self.reschedule(job_id)
+
+    async def reschedule(self, job_id: int, *, delay: Delay = None, run_at: datetime | None = None) -> None:
+        """Give a job that has not started another due time; neither: now.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+            ConflictError: it runs or is finished.
+            InvalidArgumentError: both times are given, or one breaks its rule.
+        """
+        statement = reschedule_statement(job_id, delay, run_at)
+        await self._run(lambda _copy: operations.change(job_id, statement, self.bell), writes=True)
+
+    async def set_priority(self, job_id: int, priority: int) -> None:
+        """Give a job that has not started another priority; errors as in `reschedule`."""
+        statement = priority_statement(job_id, priority)
+        await self._run(lambda _copy: operations.change(job_id, statement, self.bell), writes=True)
 
     async def counts(self) -> dict[str, int]:
         """How many jobs are in each state; every state is there."""

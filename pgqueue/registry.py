@@ -7,14 +7,15 @@ says so, and nothing is registered by importing. Owns no database and runs nothi
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pgqueue import validation
-from pgqueue.errors import ConfigurationError
-from pgqueue.job import MAX_ATTEMPTS_LIMIT, Job
-
-MAX_CONCURRENCY_LIMIT = 1_000_000
+from pgqueue.backoff import Backoff, BackoffFunction, check_backoff
+from pgqueue.errors import ConfigurationError, InvalidArgumentError
+from pgqueue.job import Job
+from pgqueue.outcome import Policy
+from pgqueue.rules import MAX_LIMIT, QueueRules, TypeRules
 
 ErrorCallback = Callable[[Job, BaseException], None]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -28,47 +29,64 @@ class Executor(Protocol):
         """Do the job's work; the return value is stored as its result, an exception ends it as failed."""
 
 
+RetryPolicies = Mapping[type[BaseException], Backoff | BackoffFunction | bool]
+GivenRetryPolicies = Mapping[type[BaseException], Backoff | BackoffFunction | str | bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """One registered job type: its executor and what the code says of it; None leaves it to the defaults.
+    """One registered job type: its executor and what the code says of it.
 
-    `timeout` is in seconds; `max_concurrency` None means no limit unless `Limits` or an operator sets one.
+    `backoff_function` and `retry` are what only the code can say of retries; `payload_model` is what a payload must
+    be; `store_result` False: the handler's result is dropped.
     """
 
     type: str
     execute: Callable[[Job, Any], Any]
-    max_concurrency: int | None = None
-    max_attempts: int | None = None
-    timeout: float | None = None
+    rules: TypeRules = field(default_factory=TypeRules)
+    backoff_function: BackoffFunction | None = None
+    retry: RetryPolicies = field(default_factory=dict)
+    payload_model: Any = None
+    store_result: bool = True
+
+    @property
+    def max_concurrency(self) -> int | None:
+        """How many may be processing at once; None: no limit unless `Limits` or an operator sets one."""
+        return self.rules.max_concurrency
+
+    @property
+    def max_attempts(self) -> int | None:
+        """How often a job is tried where it does not say; None: 1."""
+        return self.rules.max_attempts
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds a run may take where the job does not say; None: `job_timeout`."""
+        return self.rules.timeout
+
+    @property
+    def policy(self) -> Policy:
+        """What becomes of jobs that go wrong, by the code alone."""
+        return Policy.of(self.rules, self.backoff_function, self.retry)
 
 
 class Registry:
-    """The job types a process can execute."""
+    """The job types a process can execute, and what the code says of queues.
+
+    Attributes:
+        queues: the rules of queues, by name.
+    """
 
     def __init__(self) -> None:
         self._registrations: dict[str, Registration] = {}
         self.error_callbacks: list[ErrorCallback] = []
+        self.queues: dict[str, QueueRules] = {}
 
-    def executor(
-        self,
-        job_type: str,
-        *,
-        max_concurrency: int | None = None,
-        max_attempts: int | None = None,
-        timeout: float | None = None,
-        isolation: str = "inline",
-    ) -> Callable[[FunctionT], FunctionT]:
+    def executor(self, job_type: str, **options: Any) -> Callable[[FunctionT], FunctionT]:
         """Decorate a function `(job, context)` as the executor of `job_type`; options as in `register`."""
 
         def decorate(function: FunctionT) -> FunctionT:
-            self.register(
-                job_type,
-                function,
-                max_concurrency=max_concurrency,
-                max_attempts=max_attempts,
-                timeout=timeout,
-                isolation=isolation,
-            )
+            self.register(job_type, function, **options)
             return function
 
         return decorate
@@ -78,20 +96,26 @@ class Registry:
         job_type: str,
         executor: Executor | Callable[..., Any],
         *,
-        max_concurrency: int | None = None,
-        max_attempts: int | None = None,
-        timeout: float | None = None,
         isolation: str = "inline",
+        backoff: Backoff | BackoffFunction | str | None = None,
+        retry: GivenRetryPolicies | None = None,
+        payload: type | None = None,
+        store_result: bool = True,
+        **rules: Any,
     ) -> None:
         """Make `executor` the one that runs jobs of `job_type` in this process.
 
         Args:
             job_type: 1 to 128 characters of A-Z a-z 0-9 _ . : / -
             executor: an object with `execute(job, context)`, or a function of the same arguments.
-            max_concurrency: how many such jobs may be processing at once, over all processes; None: no limit.
-            max_attempts: how often such a job is tried where the job does not say; None: 1.
-            timeout: seconds a run may take where the job does not say; 0: no limit; None: `job_timeout`.
             isolation: `inline`: on the event loop, or in a thread for plain functions.
+            backoff: how long a failed job waits: a Backoff, its text (`fixed:5`), or a function from how often it has
+                failed to seconds; None: 1, 2, 4, 8 … s, at most an hour, ± 20 %.
+            retry: the same by exception class, the nearest class wins; False: such an error is never retried.
+            payload: a pydantic model or dataclass that payloads must fit; `context.payload` is made of it.
+            store_result: keep what the handler returns.
+            **rules: the other rules of `pgqueue.rules.TypeRules`: max_concurrency, max_per_key, rate_limit,
+                rate_limit_per_key, strict_order, fair_share, max_attempts, timeout, max_losses, on_stale.
 
         Raises:
             ConfigurationError: the type is registered already, or the executor cannot be called.
@@ -108,15 +132,25 @@ class Registry:
                 f"executor of {name!r} is {validation.shorten(executor)}: "
                 "must be a function or an object with execute(job, context)"
             )
+        wait = check_backoff(backoff)
+        declared = wait if isinstance(wait, Backoff) else None
         self._registrations[name] = Registration(
             type=name,
             execute=execute,
-            max_concurrency=check_limit(max_concurrency),
-            max_attempts=max_attempts
-            if max_attempts is None
-            else validation.check_integer(max_attempts, "max_attempts", 1, MAX_ATTEMPTS_LIMIT),
-            timeout=timeout if timeout is None else validation.check_seconds(timeout, "timeout"),
+            rules=TypeRules.of({**rules, "backoff": declared}),
+            backoff_function=None if isinstance(wait, Backoff) else wait,
+            retry=_check_retry(retry or {}),
+            payload_model=payload,
+            store_result=store_result,
         )
+
+    def queue(self, name: str, **rules: Any) -> None:
+        """Say what holds for a queue: weight, max_concurrency, rate_limit, ageing, max_pending (see `QueueRules`).
+
+        Raises:
+            InvalidArgumentError: a value breaks its rule.
+        """
+        self.queues[validation.check_name(name, "queue")] = QueueRules.of(rules)
 
     def add(self, executor: Executor, **options: Any) -> None:
         """Register `executor` under its own `job_type` attribute; options as in `register`."""
@@ -159,6 +193,16 @@ class Limits(dict[str, int | None]):
             self[validation.check_name(job_type, "job type")] = check_limit(limit)
 
 
+def _check_retry(retry: GivenRetryPolicies) -> RetryPolicies:
+    checked: dict[type[BaseException], Backoff | BackoffFunction | bool] = {}
+    for kind, said in retry.items():
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise InvalidArgumentError(f"invalid retry policy for {validation.shorten(kind)}: not an exception class")
+        wait = said if isinstance(said, bool) else check_backoff(said)
+        checked[kind] = True if wait is None else wait
+    return checked
+
+
 def check_limit(limit: int | None) -> int | None:
     """Return `limit` if it is None or an integer from 1 to a million."""
-    return limit if limit is None else validation.check_integer(limit, "max_concurrency", 1, MAX_CONCURRENCY_LIMIT)
+    return limit if limit is None else validation.check_integer(limit, "max_concurrency", 1, MAX_LIMIT)

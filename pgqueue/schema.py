@@ -44,6 +44,21 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
             sa.Column("payload", pg.JSONB, nullable=False, server_default=sa.text("'{}'")),
             sa.Column("result", pg.JSONB),
             sa.Column("errors", pg.JSONB),
+            sa.Column("expires_at", _UTC),
+            sa.Column("replay_of", sa.BigInteger),
+            sa.Column("losses", sa.Integer, nullable=False, server_default="0"),
+            sa.Column("unique_scope", sa.Text),
+            sa.Column("backoff", sa.Text),
+            sa.Column("headers", pg.JSONB),
+        ]
+
+    def rule_columns() -> list[sa.Column[object]]:
+        return [
+            sa.Column("declared", pg.JSONB, nullable=False, server_default=sa.text("'{}'")),
+            sa.Column("operator", pg.JSONB, nullable=False, server_default=sa.text("'{}'")),
+            sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.text("false")),
+            sa.Column("resume_at", _UTC),
+            sa.Column("paused_by", sa.Text),
         ]
 
     jobs = sa.Table(
@@ -51,6 +66,8 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         metadata,
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
         *job_columns(),
+        sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.text("false")),
+        sa.Column("keyed", sa.Boolean, sa.Computed("concurrency_key IS NOT NULL", persisted=True), nullable=False),
     )
     pending, processing, scheduled = (
         sa.text(f"state = '{label}'::{schema}.job_state") for label in ("pending", "processing", "scheduled")
@@ -59,11 +76,34 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         "jobs_lane",
         jobs.c.queue,
         jobs.c.type,
+        jobs.c.keyed,
         jobs.c.priority,
         jobs.c.run_at,
         jobs.c.id,
         postgresql_where=pending,
     )
+    sa.Index(
+        "jobs_key_lane",
+        jobs.c.queue,
+        jobs.c.type,
+        jobs.c.concurrency_key,
+        jobs.c.priority,
+        jobs.c.run_at,
+        jobs.c.id,
+        postgresql_where=sa.text(f"state = 'pending'::{schema}.job_state AND keyed"),
+    )
+    sa.Index(
+        "jobs_key_started",
+        jobs.c.type,
+        jobs.c.concurrency_key,
+        postgresql_where=sa.text("keyed AND attempt > 0"),
+    )
+    sa.Index(
+        "jobs_expiring",
+        jobs.c.expires_at,
+        postgresql_where=sa.text(f"expires_at IS NOT NULL AND state <> 'processing'::{schema}.job_state"),
+    )
+    sa.Index("jobs_cancel_requested", jobs.c.worker_id, postgresql_where=jobs.c.cancel_requested)
     sa.Index("jobs_processing", jobs.c.worker_id, postgresql_where=processing)
     sa.Index("jobs_scheduled", jobs.c.run_at, postgresql_where=scheduled)
     sa.Index("jobs_unique", jobs.c.unique_hash, unique=True, postgresql_where=jobs.c.unique_hash.isnot(None))
@@ -101,20 +141,43 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
     sa.Table(
         "job_types", metadata,
         sa.Column("type", sa.Text, primary_key=True),
-        sa.Column("max_concurrency", sa.Integer),
-        sa.Column("max_attempts", sa.Integer),
-        sa.Column("timeout", pg.DOUBLE_PRECISION),
         sa.Column("declared_at", _UTC),
-        sa.Column("operator_max_concurrency", sa.Integer),
         sa.Column("operator_changed_at", _UTC),
         sa.Column("operator_changed_by", sa.Text),
+        *rule_columns(),
     )  # fmt: skip
     sa.Table(
         "queues", metadata,
         sa.Column("name", sa.Text, primary_key=True),
-        sa.Column("weight", sa.Integer, nullable=False, server_default="10"),
-        sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.text("false")),
         sa.Column("leader", sa.Text, nullable=False, server_default="default"),
+        sa.Column("declared_at", _UTC),
+        sa.Column("operator_changed_at", _UTC),
+        sa.Column("operator_changed_by", sa.Text),
+        sa.Column(
+            "max_pending", sa.Integer,
+            sa.Computed(
+                "CASE WHEN operator ? 'max_pending' THEN CAST(operator->>'max_pending' AS integer) "
+                "ELSE CAST(declared->>'max_pending' AS integer) END",
+                persisted=True,
+            ),
+        ),
+        *rule_columns(),
+    )  # fmt: skip
+    keys = sa.Table(
+        "unique_keys", metadata,
+        sa.Column("hash", pg.BYTEA, primary_key=True),
+        sa.Column("job_id", sa.BigInteger, nullable=False),
+        sa.Column("expires_at", _UTC, nullable=False),
+    )  # fmt: skip
+    sa.Index("unique_keys_expires_at", keys.c.expires_at)
+    sa.Table(
+        "rate_buckets", metadata,
+        sa.Column("kind", sa.Text, primary_key=True),
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("key", sa.Text, primary_key=True, server_default=""),
+        sa.Column("tokens", pg.DOUBLE_PRECISION, nullable=False),
+        sa.Column("at", _UTC, nullable=False),
+        sa.Column("full_at", _UTC, nullable=False),
     )  # fmt: skip
     sa.Table(
         "audit", metadata,

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgqueue import Queue, migrate
+from pgqueue import Dispatcher, Queue, Settings, migrate
 
 TEMPLATE = "pgqueue_template"
 _state: dict[str, Any] = {"lines": [], "url": None}
@@ -114,3 +114,19 @@ def queue(dsn: str) -> Iterator[Queue]:
     """A Queue on the test's database."""
     with Queue(dsn) as made:
         yield made
+
+
+@pytest.fixture
+def started(dsn):
+    """Make dispatchers in threads of this process; all are stopped at the end."""
+    running = []
+
+    def start(registry, queue=None, **settings):
+        dispatcher = Dispatcher(Settings(database_url=dsn, **settings), registry, queue)
+        dispatcher.start()
+        running.append(dispatcher)
+        return dispatcher
+
+    yield start
+    for dispatcher in running:
+        dispatcher.stop()

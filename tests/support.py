@@ -27,6 +27,16 @@ def eventually(condition: Callable[[], T], timeout: float = 15.0, message: str =
         time.sleep(0.005)
 
 
+def finished(queue, job, timeout=10.0):
+    """The job when it is finished."""
+
+    def look():
+        found = queue.get(job.id)
+        return found if found.state.finished else None
+
+    return eventually(look, timeout, f"job {job.id} finished")
+
+
 class DispatcherProcess:
     """A real `pgqueue dispatcher` process; its log goes to a file."""
 

@@ -133,7 +133,8 @@ def test_jobs_cancel(pgq, queue, sql):
     assert pgq("jobs", "cancel", pending.id).exit_code == 0
     assert queue.get(pending.id).state == "cancelled"
     assert_one_error(pgq("jobs", "cancel", pending.id), 6, "cancelled already")
-    assert_one_error(pgq("jobs", "cancel", running.id), 6, "is processing")
+    told = pgq("jobs", "cancel", running.id)
+    assert (told.exit_code, told.stderr) == (0, f"job {running.id} is told to stop\n")
     assert_one_error(pgq("jobs", "cancel", 12345), 5, "no job 12345")
 
 
@@ -178,8 +179,60 @@ def _read(descriptor):
 # Types, queues, workers, leader, stats
 
 
+def test_rules_of_types_and_queues_are_set_checked_and_forgotten(pgq, sql):
+    assert pgq("types", "set", "resize", "max_per_key=3", "rate_limit=100/m", "strict_order=true").exit_code == 0
+    assert pgq("types", "set", "resize", "max_per_key=none", "strict_order=default").exit_code == 0
+    (row,) = [one for one in data("types", "list") if one["type"] == "resize"]
+    assert row["operator"] == {"max_per_key": None, "rate_limit": "100/60"}
+    assert row["rules"] == {"rate_limit": "100/60"}
+    assert pgq("queues", "set", "low", "weight=5", "ageing=30", "max_pending=100").exit_code == 0
+    (row,) = [one for one in data("queues", "list") if one["queue"] == "low"]
+    assert (row["weight"], row["rules"]["ageing"], row["rules"]["max_pending"]) == (5, 30.0, 100)
+    for command, word, text in (
+        ("types", "colour=red", "unknown rule 'colour': known are max_concurrency"),
+        ("types", "max_per_key", "write RULE=VALUE"),
+        ("types", "max_per_key=0", "invalid max_per_key 0"),
+        ("types", "rate_limit=fast", "must be COUNT/PERIOD"),
+        ("queues", "weight=0", "invalid weight 0"),
+        ("queues", "max_per_key=1", "unknown rule"),
+    ):
+        assert_one_error(pgq(command, "set", "resize", word), 2, text)
+    assert sql("SELECT count(*) FROM pgqueue.audit") == [(3,)]
+
+
+def test_pause_and_resume_are_written_with_who_did_it(pgq, sql):
+    assert pgq("queues", "pause", "low").stderr == "queue low is paused\n"
+    assert pgq("types", "pause", "resize", "--for", "60").stderr == "type resize is paused for 60 s\n"
+    rows = "SELECT paused, resume_at IS NOT NULL, paused_by LIKE '%@%' FROM pgqueue."
+    assert sql(rows + "queues") == [(True, False, True)]
+    assert sql(rows + "job_types") == [(True, True, True)]
+    assert pgq("queues", "resume", "low").exit_code == pgq("types", "resume", "resize").exit_code == 0
+    assert sql("SELECT paused FROM pgqueue.queues UNION ALL SELECT paused FROM pgqueue.job_types") == [(False,)] * 2
+    actions = [action for (action,) in sql("SELECT action FROM pgqueue.audit ORDER BY id")]
+    assert actions == ["queues.pause", "types.pause", "queues.resume", "types.resume"]
+    assert_one_error(pgq("types", "pause", "a", "--for", "1", "--until", "2030-01-01T00:00Z"), 2, "give one of them")
+    assert_one_error(pgq("types", "pause", "a", "--until", "2001-01-01T00:00Z"), 2, "time of the pause")
+
+
+def test_jobs_are_replayed_and_moved(pgq, queue):
+    job = queue.enqueue("a", {"n": 1}, delay=3600)
+    assert pgq("jobs", "run-now", job.id).exit_code == 0
+    assert queue.get(job.id).state == "pending"
+    assert data("jobs", "reschedule", job.id, "--delay", "60")["state"] == "scheduled"
+    assert data("jobs", "set-priority", job.id, "-5")["priority"] == -5
+    assert_one_error(pgq("jobs", "replay", job.id), 6, "only a finished job can be replayed")
+    queue.cancel(job.id)
+    assert_one_error(pgq("jobs", "run-now", job.id), 6, "only a job that has not started")
+    assert_one_error(pgq("jobs", "run-now", 12345), 5, "no job 12345")
+    again = int(pgq("jobs", "replay", job.id, '{"n": 2}').stdout)
+    assert (queue.get(again).replay_of, queue.get(again).payload) == (job.id, {"n": 2})
+
+
 def test_set_limit_beats_the_code_lifts_and_goes_back(pgq, sql):
-    sql("INSERT INTO pgqueue.job_types (type, max_concurrency, declared_at) VALUES ('resize', 5, now())")
+    sql(
+        "INSERT INTO pgqueue.job_types (type, declared, declared_at) VALUES ('resize', %s, now())",
+        '{"max_concurrency": 5}',
+    )
 
     def row():
         return next((one["limit"], one["limit_from"]) for one in data("types", "list") if one["type"] == "resize")
@@ -188,10 +241,10 @@ def test_set_limit_beats_the_code_lifts_and_goes_back(pgq, sql):
     for word, expected in (("3", (3, "operator")), ("none", (None, "operator")), ("default", (5, "code"))):
         assert pgq("types", "set-limit", "resize", word).exit_code == 0
         assert row() == expected
-    assert [number for (number,) in sql("SELECT details->'max_concurrency' FROM pgqueue.audit ORDER BY id")] == [
-        3,
-        0,
-        None,
+    assert [details for (details,) in sql("SELECT details FROM pgqueue.audit ORDER BY id")] == [
+        {"max_concurrency": 3, "forgotten": []},
+        {"max_concurrency": None, "forgotten": []},
+        {"forgotten": ["max_concurrency"]},
     ]
     for wrong in ("0", "1.5", "many", "1000001", "\u0663"):
         assert_one_error(pgq("types", "set-limit", "resize", wrong), 2, "1 to 1000000")

@@ -104,10 +104,10 @@ def test_a_missing_schema_is_exit_code_4_until_migrate(empty_dsn, monkeypatch):
         assert result.stderr.splitlines()[-1].endswith("run `pgqueue migrate`")
     made = invoke("migrate")
     assert made.exit_code == 0, made.output
-    assert "revision 0001 (made)" in made.stderr
+    assert "revision 0002 (made)" in made.stderr
     assert made.stdout == ""
     assert "nothing to do" in invoke("migrate").stderr
-    assert data("migrate") == {"schema": "pgqueue", "revision": 1}
+    assert data("migrate") == {"schema": "pgqueue", "revision": 2}
     assert data("enqueue", "a")["state"] == "pending"
 
 

@@ -11,7 +11,7 @@ import time
 import psycopg
 import pytest
 from soak import percentile
-from support import eventually
+from support import eventually, finished
 
 from pgqueue import Dispatcher, NewJob, Registry, Settings, store
 from pgqueue.db import run as run_statement
@@ -19,32 +19,6 @@ from pgqueue.errors import ConflictError
 from pgqueue.store.statement import Bell
 
 SECRET = "a local that must not be stored"
-
-
-@pytest.fixture
-def started(dsn):
-    """Make dispatchers in threads of this process; all are stopped at the end."""
-    running = []
-
-    def start(registry, queue=None, **settings):
-        dispatcher = Dispatcher(Settings(database_url=dsn, **settings), registry, queue)
-        dispatcher.start()
-        running.append(dispatcher)
-        return dispatcher
-
-    yield start
-    for dispatcher in running:
-        dispatcher.stop()
-
-
-def finished(queue, job, timeout=10.0):
-    """The job when it is finished."""
-
-    def look():
-        found = queue.get(job.id)
-        return found if found.state.finished else None
-
-    return eventually(look, timeout, f"job {job.id} finished")
 
 
 def raising(error):
@@ -256,7 +230,9 @@ def test_queues_share_by_weight(queue, sql, started):
     async def share(job, context):
         order.append(job.queue)
 
-    sql("INSERT INTO pgqueue.queues (name, weight) VALUES ('heavy', 30), ('light', 10)")
+    weights = ("heavy", '{"weight": 30}'), ("light", '{"weight": 10}')
+    for name, rules in weights:
+        sql("INSERT INTO pgqueue.queues (name, operator) VALUES (%s, %s)", name, rules)
     for name in ("light", "heavy"):
         queue.enqueue_many([NewJob("share", queue=name) for _ in range(100)])
     started(registry, concurrency=4)
@@ -279,7 +255,9 @@ def test_an_operator_s_limit_holds_from_now_on_and_can_be_lifted(queue, dsn, sta
     bell = Bell.of("pgqueue", "default")
     with psycopg.connect(dsn, autocommit=True) as operator:
         for limit, expected in ((None, 2), (7, 7), (1, 1), (0, 50)):
-            run_statement(operator, store.workers.set_limit("limited", limit, "operator", bell))
+            said = {} if limit is None else {"max_concurrency": limit or None}
+            forgotten = ["max_concurrency"] if limit is None else []
+            run_statement(operator, store.configuration.configure_type("limited", said, forgotten, "operator", bell))
             probe = queue.enqueue("limited")
             finished(queue, probe)
             eventually(lambda: not running)

@@ -204,7 +204,7 @@ def test_the_systemd_unit_fits_the_dispatcher() -> None:
 
 def test_the_rights_that_the_security_page_names_are_enough_to_enqueue(dsn: str, sql: Callable[..., list[Any]]) -> None:
     rows = re.findall(r"^\| (\w+) `(\w+)`[^|]* \| ([^|]+) \|$", (ROOT / "SECURITY.md").read_text("utf-8"), re.MULTILINE)
-    assert len(rows) == 5
+    assert len(rows) == 7
     role = f"enqueuer_{os.getpid()}"
     sql(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
     try:
@@ -215,6 +215,7 @@ def test_the_rights_that_the_security_page_names_are_enough_to_enqueue(dsn: str,
             job = theirs.enqueue("resize", {})
             first, second = (theirs.enqueue("resize", {}, unique_key="cat") for _ in range(2))
             assert (second.id, second.existing) == (first.id, True)
+            assert theirs.enqueue("resize", unique_key="dog", unique_window=60).id
             assert len(theirs.enqueue_many([NewJob("resize")] * 300)) == 300
             assert theirs.get(job.id).state == "pending"
     finally:

@@ -248,7 +248,7 @@ def test_a_zombie_s_completion_changes_nothing(dsn, queue, sql):
             outcome = Outcome(job.id, attempt, JobState.COMPLETED)
             assert run_statement(connection, store.jobs.finish([outcome], [worker])) == set()
             again = Outcome(job.id, attempt, JobState.SCHEDULED)
-            assert run_statement(connection, store.jobs.put_back([again], [worker])) == set()
+            assert run_statement(connection, store.jobs.put_back([again], [worker])) == {}
         assert (queue.get(job.id).state, queue.get(job.id).attempt) == ("processing", 2)
         outcome = Outcome(job.id, 2, JobState.COMPLETED)
         assert run_statement(connection, store.jobs.finish([outcome], [mine])) == {job.id}

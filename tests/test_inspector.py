@@ -98,13 +98,14 @@ def test_one_job_live_finished_or_missing(inspector, queue):
 
 def test_types_show_the_limit_in_force_and_whose_it_is(inspector, queue, sql):
     queue.enqueue_many([NewJob("present"), NewJob("code"), NewJob("code", queue="q"), NewJob("code", delay=60)])
-    sql(
-        "INSERT INTO pgqueue.job_types (type, max_concurrency, max_attempts, timeout, declared_at, "
-        "operator_max_concurrency) "
-        "VALUES "
-        "('code', 5, 3, 1.5, now(), NULL), ('operator', 5, NULL, NULL, now(), 2), ('lifted', 5, NULL, NULL, now(), 0), "
-        "('none', NULL, NULL, NULL, now(), NULL)"
-    )
+    for name, declared, operator in (
+        ("code", '{"max_concurrency": 5, "max_attempts": 3, "timeout": 1.5}', "{}"),
+        ("operator", '{"max_concurrency": 5}', '{"max_concurrency": 2}'),
+        ("lifted", '{"max_concurrency": 5}', '{"max_concurrency": null}'),
+        ("none", "{}", "{}"),
+    ):
+        insert = "INSERT INTO pgqueue.job_types (type, declared, operator, declared_at) VALUES (%s, %s, %s, now())"
+        sql(insert, name, declared, operator)
     sql(
         "INSERT INTO pgqueue.workers (id, host, pid, version, concurrency, types, started_at, "
         "heartbeat_at, expires_at, dead) "
@@ -130,7 +131,8 @@ def test_types_show_the_limit_in_force_and_whose_it_is(inspector, queue, sql):
 
 def test_queues_show_weight_and_jobs_whether_configured_or_only_present(inspector, queue, sql):
     queue.enqueue_many([NewJob("a"), NewJob("b"), NewJob("a", queue="low")])
-    sql("INSERT INTO pgqueue.queues (name, weight) VALUES ('critical', 60), ('low', 5)")
+    for name, rules in (("critical", '{"weight": 60}'), ("low", '{"weight": 5}')):
+        sql("INSERT INTO pgqueue.queues (name, operator) VALUES (%s, %s)", name, rules)
     assert [(row["queue"], row["weight"], row["pending"]) for row in inspector.queues()] == [
         ("critical", 60, 0),
         ("default", 10, 2),

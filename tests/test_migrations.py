@@ -42,7 +42,7 @@ def test_up_down_and_up_again(empty_dsn):
     assert migrate.level(empty_dsn) is None
     migrate.upgrade(empty_dsn)
     assert tables(empty_dsn) >= TABLES | {"all_jobs", schema.VERSION_TABLE}
-    assert migrate.level(empty_dsn) == (db.SCHEMA_LEVEL, 1)
+    assert migrate.level(empty_dsn) == (db.SCHEMA_LEVEL, 2)
     migrate.check(empty_dsn)
     with Queue(empty_dsn) as queue:
         queue.enqueue("a")
@@ -116,7 +116,7 @@ def test_four_starters_at_once_make_one_schema(empty_dsn):
             assert one.result().returncode == 0, one.result().stderr
     migrate.check(empty_dsn)
     with psycopg.connect(empty_dsn) as connection:
-        assert connection.execute("SELECT count(*) FROM pgqueue.revisions").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM pgqueue.revisions").fetchone() == (2,)
         assert connection.execute(
             "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
             "WHERE locktype = 'advisory' AND datname = current_database()"
@@ -134,7 +134,7 @@ def test_the_revisions_run_from_the_root_directory(empty_dsn):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert alembic("current", dsn=empty_dsn, cwd=Path("/")).stdout.startswith("0001")
+    assert alembic("current", dsn=empty_dsn, cwd=Path("/")).stdout.startswith("0002")
 
 
 def test_the_sql_can_be_written_out_for_a_person_to_run(empty_dsn):
@@ -198,7 +198,7 @@ def test_a_role_that_owns_the_database_and_is_no_superuser_can_migrate_and_work(
             done = alembic("upgrade", "head", dsn=url)
             assert done.returncode == 0, done.stderr
             migrate.upgrade(url)
-            assert migrate.level(url) == (1, 1)
+            assert migrate.level(url) == (2, 2)
             with Queue(url) as queue:
                 assert queue.cancel(queue.enqueue("a").id)
             migrate.downgrade(url)

@@ -21,7 +21,7 @@ from pgqueue import JobState, NewJob, Queue, db, sql, store
 from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.outcome import Outcome
 from pgqueue.store import Statement
-from pgqueue.store.jobs import LaneQuota, Mark
+from pgqueue.store.jobs import Lane, LaneQuota, Mark
 from pgqueue.worker.completer import SESSION
 
 ROWS = 200_000
@@ -136,9 +136,9 @@ def outcomes(state: JobState) -> list[Outcome]:
 @pytest.mark.parametrize("lanes", [1, 3, 60])
 def test_dispatch_reads_the_lane_index_in_order_and_stops_at_its_quota(session, lanes):
     marks = [Mark(), Mark(2, datetime(2030, 1, 1, tzinfo=UTC), 77)]
-    quotas = [LaneQuota(f"q{n % 3}", f"t{n % 20}", 100, marks[n % 2]) for n in range(lanes)]
+    quotas = [LaneQuota(Lane(f"q{n % 3}", f"t{n % 20}"), 100, marks[n % 2]) for n in range(lanes)]
     text = plan(as_session(session, "dispatch"), store.jobs.dispatch(quotas, WORKER, 7))
-    assert indexes(text) == {"jobs_lane"}, text
+    assert indexes(text) == {"jobs_lane", "jobs_key_lane", "jobs_key_started"}, text
     for node in ("Seq Scan", "Bitmap", "Sort"):
         assert node not in text, text
     assert "Limit" in text
@@ -147,15 +147,31 @@ def test_dispatch_reads_the_lane_index_in_order_and_stops_at_its_quota(session, 
     assert "ROW(priority, run_at, id) > " in condition, "the low-water mark is where the scan begins, not a filter"
 
 
-def test_the_lanes_are_found_by_probes_of_the_lane_index(session):
-    text = plan(as_session(session, "dispatch"), store.jobs.lanes())
+@pytest.mark.parametrize("ageing", [[], ["q0"]])
+def test_the_lanes_are_found_by_probes_of_the_lane_index(session, ageing):
+    text = plan(as_session(session, "dispatch"), store.jobs.lanes(ageing))
     assert indexes(text) == {"jobs_lane"}, text
     for node in ("Seq Scan", "Bitmap", "Sort", "Aggregate"):
         assert node not in text, text
 
 
+def test_the_keys_of_a_lane_are_found_by_probes_of_the_key_lane_index(session):
+    text = plan(as_session(session, "dispatch"), store.jobs.key_lanes([("q0", "t0", "", False)], 100))
+    assert indexes(text) == {"jobs_key_lane"}, text
+    for node in ("Seq Scan on jobs", "Bitmap", "Sort", "Aggregate"):
+        assert node not in text, text
+
+
+@pytest.mark.parametrize(
+    "statement", [store.jobs.lock_expired(100), store.jobs.next_expiry()], ids=lambda item: item.name
+)
+def test_expired_jobs_are_found_by_their_index(session, statement):
+    text = plan(as_session(session, "maintenance"), statement)
+    assert "jobs_expiring" in indexes(text), text
+
+
 def test_unknown_types_are_found_by_the_lane_index(session):
-    text = plan(as_session(session, "dispatch"), store.jobs.fail_unknown([("q0", "t0")], 500))
+    text = plan(as_session(session, "dispatch"), store.jobs.lock_unknown([("q0", "t0")], 500))
     assert indexes(text) == {"jobs_lane"}, text
     assert "Seq Scan on jobs" not in text
     assert "Sort" not in text
@@ -205,7 +221,7 @@ def test_a_takeover_reads_what_is_running_by_the_processing_index(session):
 def test_the_helper_sends_what_psycopg_sends(full, session):
     """The same block through psycopg moves the rows that the plan was made for."""
     as_session(session, "dispatch")
-    statement = store.jobs.dispatch([LaneQuota("q0", "t2", 5, Mark())], WORKER, 7)
+    statement = store.jobs.dispatch([LaneQuota(Lane("q0", "t2"), 5, Mark())], WORKER, 7)
     session.execute("BEGIN")
     jobs = db.run(session, statement)
     session.execute("ROLLBACK")
@@ -218,7 +234,7 @@ def test_a_dispatch_of_a_full_table_takes_milliseconds_not_a_scan(full, session)
     with Queue(full) as queue:
         queue.enqueue_many([NewJob("mine", priority=5)] * 10)
     text, names = prepared("jobs.dispatch")
-    params = store.jobs.dispatch([LaneQuota("default", "mine", 100, Mark())], WORKER, 7).params
+    params = store.jobs.dispatch([LaneQuota(Lane("default", "mine"), 100, Mark())], WORKER, 7).params
     types = ", ".join(TYPES.get(name, "unknown") for name in names)
     session.execute(f"PREPARE run ({types}) AS {text}".encode())
     values = ", ".join(literal(params[name]) for name in names)

@@ -11,7 +11,6 @@ from psycopg.conninfo import make_conninfo
 
 from pgqueue import AsyncQueue, JobState, NewJob, Queue
 from pgqueue.errors import (
-    ConflictError,
     DatabaseUnavailableError,
     EnqueueUncertainError,
     InvalidArgumentError,
@@ -64,15 +63,15 @@ def test_keys_and_cancel_answer_as_queue_does(dsn):
     asyncio.run(run())
 
 
-def test_a_processing_job_cannot_be_cancelled(dsn, sql):
+def test_a_processing_job_is_told_to_stop(dsn, sql):
     async def run() -> None:
         async with AsyncQueue(dsn) as queue:
             job = await queue.enqueue("a")
             sql("UPDATE pgqueue.jobs SET state = 'processing', attempt = 1")
-            with pytest.raises(ConflictError, match="is processing"):
-                await queue.cancel(job.id)
+            assert await queue.cancel(job.id) is True
 
     asyncio.run(run())
+    assert sql("SELECT cancel_requested FROM pgqueue.jobs") == [(True,)]
 
 
 def test_a_bad_row_or_a_failing_stream_leaves_nothing(dsn, sql):

@@ -15,7 +15,7 @@ from support import eventually
 from pgqueue import NewJob, Queue
 from pgqueue.db import POOL_SIZE
 from pgqueue.errors import DatabaseUnavailableError, EnqueueUncertainError
-from pgqueue.queue import Repeat, check_repeat
+from pgqueue.queue_base import Repeat, check_repeat
 from pgqueue.store.operations import COPY_FROM
 
 

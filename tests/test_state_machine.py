@@ -26,9 +26,9 @@ from soak import SOAK, count, say
 from pgqueue import JobState, store
 from pgqueue.db import run
 from pgqueue.errors import NotLeaderError
-from pgqueue.job import TRANSITIONS, NewJob, encode
+from pgqueue.job import TRANSITIONS, NewJob, Reason, encode
 from pgqueue.outcome import JobLostError, JobReleasedError, decide
-from pgqueue.store.jobs import LaneQuota, Mark
+from pgqueue.store.jobs import Lane, LaneQuota, Mark
 from pgqueue.store.statement import Bell
 
 LIMIT = 3
@@ -98,7 +98,7 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def enqueue(self, number, job_type, attempts, delay):
         new = [encode(NewJob(job_type, {}, max_attempts=attempts, delay=delay)) for _ in range(number)]
-        ids = [row[0] for row in self.run(store.jobs.enqueue_many(new, BELL))]
+        ids = [row[0] for row in self.run(store.enqueue.enqueue_many(new, BELL))]
         self.enqueued.update(ids)
         return multiple(*ids)
 
@@ -106,7 +106,7 @@ class QueueMachine(RuleBasedStateMachine):
     def dispatch(self, worker, quota):
         """As the leader does it: what is processing, read under its term, bounds what it claims."""
         running = [one.type for one in self.run(store.jobs.processing())]
-        lanes = [LaneQuota("default", name, min(quota, LIMIT - running.count(name)), Mark()) for name in TYPES]
+        lanes = [LaneQuota(Lane("default", name), min(quota, LIMIT - running.count(name)), Mark()) for name in TYPES]
         lanes = [lane for lane in lanes if lane.quota > 0]
         if not lanes:
             return multiple()
@@ -127,17 +127,38 @@ class QueueMachine(RuleBasedStateMachine):
         ).fetchone()
         make = store.jobs.finish if outcome.state.finished else store.jobs.put_back
         written = self.run(make([outcome], [claim.worker_id]))
-        assert written == ({claim.id} if current else set())
+        assert set(written) == ({claim.id} if current else set())
         if written and outcome.state.finished:
             self.ended[claim.id] = outcome.state.value
         if twice:
-            assert self.run(make([outcome], [claim.worker_id])) == set(), "the same run ended twice"
+            assert not self.run(make([outcome], [claim.worker_id])), "the same run ended twice"
 
     @rule(job=jobs)
     def cancel(self, job):
-        if self.run(store.jobs.cancel(job)):
+        """One that has not started ends at once; a running one is told, and ends as it ends."""
+        closed = self.run(store.jobs.close([job], JobState.CANCELLED, Reason.CANCELLED))
+        if closed:
             assert job not in self.ended
             self.ended[job] = "cancelled"
+        elif self.run(store.jobs.request_cancel(job, BELL)):
+            assert job not in self.ended
+
+    @rule()
+    def told_to_stop_and_put_back(self):
+        """The leader ends jobs that were told to stop while they ran and were put back all the same."""
+        ids = self.run(store.jobs.lock_cancelled(100))
+        closed = self.run(store.jobs.close(ids, JobState.CANCELLED, Reason.CANCELLED))
+        assert [one.id for one in closed] == ids
+        self.ended |= dict.fromkeys(ids, "cancelled")
+
+    @rule(job=jobs)
+    def expire(self, job):
+        """A job that did not start in time is cancelled, one that runs goes on."""
+        self.connection.execute("UPDATE pgqueue.jobs SET expires_at = now() WHERE id = %s", (job,))
+        ids = self.run(store.jobs.lock_expired(100))
+        closed = self.run(store.jobs.close(ids, JobState.CANCELLED, Reason.EXPIRED))
+        assert [one.id for one in closed] == ids
+        self.ended |= dict.fromkeys(ids, "cancelled")
 
     @rule(worker=st.integers(0, 1), deposed=st.booleans())
     def crash(self, worker, deposed):
@@ -154,7 +175,7 @@ class QueueMachine(RuleBasedStateMachine):
                 for finished, make in ((True, store.jobs.finish), (False, store.jobs.put_back)):
                     part = [one for one in outcomes if one.state.finished is finished]
                     if part:
-                        assert self.run(make(part, gone)) == {one.id for one in part}
+                        assert set(self.run(make(part, gone))) == {one.id for one in part}
         except NotLeaderError:
             assert term != self.terms[-1]
             return
@@ -172,7 +193,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5))
     def deposed_dispatch(self, number):
         term = self.terms[number % len(self.terms)]
-        lane = LaneQuota("default", TYPES[0], 1, Mark())
+        lane = LaneQuota(Lane("default", TYPES[0]), 1, Mark())
         if term != self.terms[-1]:
             with pytest.raises(NotLeaderError):
                 self.fenced(term, store.jobs.dispatch([lane], self.workers[0], term[1]))
@@ -187,7 +208,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def unknown_types_fail(self):
-        failed = self.fenced(self.terms[-1], store.jobs.fail_unknown([("default", "nobody")], 10))[0]
+        failed = self.fenced(self.terms[-1], store.jobs.lock_unknown([("default", "nobody")], 10))[0]
         assert failed == []
 
     @invariant()

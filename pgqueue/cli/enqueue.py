@@ -28,10 +28,17 @@ if TYPE_CHECKING:
 @click.option("--timeout", type=float, metavar="SECONDS", help="How long a run may take; 0: no limit.")
 @click.option("--unique-key", metavar="KEY", help="While a live job of the type has this key, return that one instead.")
 @click.option("--concurrency-key", metavar="KEY", help="What jobs of one customer, tenant or resource share.")
+@click.option(
+    "--unique-scope", metavar="live|pending", help="Hold the key until the job is finished, or until it starts."
+)
+@click.option("--unique-window", type=float, metavar="SECONDS", help="Hold the key at least this long.")
+@click.option("--on-conflict", metavar="existing|raise|replace", help="What a taken key means.  [default: existing]")
+@click.option("--expires-at", metavar="TIME", help="Cancel it if it has not started by then: ISO 8601 with a zone.")
+@click.option("--backoff", metavar="KIND[:BASE[:CAP]]", help="How long it waits after an error, such as fixed:5.")
 @json_option
 @settings_options("leader_name")
 @database_options
-def enqueue(
+def enqueue(  # noqa: PLR0917 - click passes them all by name
     job_type: str,
     payload: str | None,
     at: str | None,
@@ -43,6 +50,11 @@ def enqueue(
     timeout: float | None,
     unique_key: str | None,
     concurrency_key: str | None,
+    unique_scope: str | None,
+    unique_window: float | None,
+    on_conflict: str | None,
+    expires_at: str | None,
+    backoff: str | None,
     **given: Any,
 ) -> None:
     """Make a job and print its id, or the job with --json.
@@ -52,6 +64,7 @@ def enqueue(
     from pgqueue.queue import Queue
 
     run_at = None if at is None else parse_time(at)
+    expiry = None if expires_at is None else parse_time(expires_at, "--expires-at")
     body = {} if payload is None else read_payload(payload)
     with Queue(settings=load(given)) as client:
         job = client.enqueue(
@@ -65,8 +78,15 @@ def enqueue(
             timeout=timeout,
             unique_key=unique_key,
             concurrency_key=concurrency_key,
+            unique_scope=unique_scope,
+            unique_window=unique_window,
+            on_conflict=on_conflict,
+            expires_at=expiry,
+            backoff=backoff,
         )
-    if job.existing:
+    if job.replaced:
+        output.say(f"job {job.id} has this unique key: it takes this payload and time")
+    elif job.existing:
         output.say(f"job {job.id} has this unique key and is {job.state}: nothing was enqueued")
     if as_json:
         output.echo_json(job.as_dict())
@@ -74,7 +94,7 @@ def enqueue(
         output.echo(str(job.id))
 
 
-def parse_time(text: str) -> datetime:
+def parse_time(text: str, flag: str = "--at") -> datetime:
     """The moment that `text` names.
 
     Raises:
@@ -86,10 +106,10 @@ def parse_time(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidArgumentError(
-            f"--at is {text!r}: must be ISO 8601 with a zone, such as 2030-01-31T09:00:00+02:00"
+            f"{flag} is {text!r}: must be ISO 8601 with a zone, such as 2030-01-31T09:00:00+02:00"
         ) from None
     if moment.utcoffset() is None:
-        raise InvalidArgumentError(f"--at is {text!r}: has no time zone; add one, as in 2030-01-31T09:00:00+02:00")
+        raise InvalidArgumentError(f"{flag} is {text!r}: has no time zone; add one, as in 2030-01-31T09:00:00+02:00")
     return moment
 
 

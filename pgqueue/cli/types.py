@@ -1,27 +1,20 @@
-"""`pgqueue types`: list job types, set how many jobs of one may be processing at once."""
+"""`pgqueue types`: list job types, set their rules, pause and resume them."""
 
 from __future__ import annotations
 
-import contextlib
-import getpass
-import os
-import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from pgqueue.cli import output
+from pgqueue.cli import output, rules
 from pgqueue.cli.options import database_options, json_option, load, settings_options
-
-if TYPE_CHECKING:
-    from pgqueue.config import Settings
 
 _COLUMNS = ("type", "limit", "limit_from", "executor", "pending", "processing", "scheduled", "waiting")
 
 
 @click.group()
 def types() -> None:
-    """List job types, set their limits."""
+    """List job types, set their rules, pause and resume them."""
 
 
 @types.command("list")
@@ -56,7 +49,8 @@ def set_limit(job_type: str, limit: str, as_json: bool, **given: Any) -> None:
 
     settings = load(given)
     number = parse_limit(limit)
-    write_limit(settings, job_type, number)
+    word = {None: "default", 0: "none"}.get(number, str(number))
+    rules.set_rules(settings, "type", job_type, [f"max_concurrency={word}"])
     with Inspector(settings=settings) as inspector:
         row = next(row for row in inspector.types() if row["type"] == job_type)
     output.say(f"limit of {job_type} is {row['limit'] or 'none'} (from {row['limit_from']})")
@@ -80,23 +74,36 @@ def parse_limit(text: str) -> int | None:
     return registry.check_limit(int(text))
 
 
-def write_limit(settings: Settings, job_type: str, limit: int | None) -> None:
-    """Write the operator's limit with its audit row, and wake the leader."""
-    from pgqueue import db, locate, store, validation
-    from pgqueue.store.statement import Bell
+@types.command("set")
+@click.argument("job_type", metavar="TYPE")
+@click.argument("given_rules", metavar="RULE=VALUE...", nargs=-1, required=True)
+@settings_options("leader_name")
+@database_options
+def set_rules(job_type: str, given_rules: tuple[str, ...], **given: Any) -> None:
+    """Set rules of TYPE: they beat what the code says, from now on.
 
-    name = validation.check_name(job_type, "job type")
-    schema = settings.database_schema
-    with contextlib.closing(db.connect(locate.locate(settings).url, autocommit=True)) as connection:
-        db.check_schema(db.read_schema_level(connection, schema))
-        bell = Bell.of(schema, settings.leader_name)
-        db.run(connection, store.workers.set_limit(name, limit, _actor(), bell), schema)
+    none lifts a rule, default goes back to the code's. Rules: max_concurrency, max_per_key, rate_limit,
+    rate_limit_per_key, strict_order, fair_share, max_attempts, timeout, backoff, max_losses, on_stale.
+    """
+    rules.set_rules(load(given), "type", job_type, given_rules)
+    output.say(f"type {job_type}: {', '.join(given_rules)}")
 
 
-def _actor() -> str:
-    """Who did it, for the audit: user@host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a uid without an account
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
+@types.command("pause")
+@click.argument("job_type", metavar="TYPE")
+@click.option("--for", "seconds", type=float, metavar="SECONDS", help="Go on by itself after this long.")
+@click.option("--until", metavar="TIME", help="Go on by itself then: ISO 8601 with a zone.")
+@settings_options("leader_name")
+@database_options
+def pause(job_type: str, seconds: float | None, until: str | None, **given: Any) -> None:
+    """Dispatch nothing from TYPE any more; what runs goes on."""
+    rules.pause(load(given), "type", job_type, seconds, until)
+
+
+@types.command("resume")
+@click.argument("job_type", metavar="TYPE")
+@settings_options("leader_name")
+@database_options
+def resume(job_type: str, **given: Any) -> None:
+    """Dispatch from TYPE again."""
+    rules.resume(load(given), "type", job_type)

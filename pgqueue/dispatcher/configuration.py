@@ -1,18 +1,22 @@
-"""What the leader knows of types and queues: limits, defaults, weights; re-read at every poll and when told.
+"""What the leader knows of types and queues: rules, pauses, weights; re-read at every few polls and when told.
 
 The operator's value beats the code's, the code's (the newest start's) beats the defaults.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pgqueue import db, store
+from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.job import DEFAULT_MAX_ATTEMPTS, Job
-from pgqueue.registry import Limits, Registration, Registry
-from pgqueue.store.workers import QueueConfig, TypeConfig
+from pgqueue.outcome import Policy
+from pgqueue.registry import Limits, Registry
+from pgqueue.rules import DEFAULT_WEIGHT, QueueRules, TypeRules
+from pgqueue.store.configuration import Config, QueueConfig, TypeConfig
 
 logger = logging.getLogger(__name__)
 
@@ -29,81 +33,147 @@ class Configuration:
         self._limits = limits
         self._types: dict[str, TypeConfig] = {}
         self._queues: dict[str, QueueConfig] = {}
+        self._resumes: dict[tuple[str, str], float] = {}
+        self._weights: dict[str, int] = {}
+        self._ageing: dict[str, float] = {}
 
     @property
-    def declared(self) -> list[Registration]:
+    def declared(self) -> dict[str, TypeRules]:
         """The registry's types, each with the limit the code gives it: its own, else `Limits`'."""
-        return [
-            Registration(
-                item.type,
-                item.execute,
-                item.max_concurrency if item.max_concurrency is not None else self._limits.get(item.type),
-                item.max_attempts,
-                item.timeout,
-            )
+        return {
+            item.type: dataclasses.replace(item.rules, max_concurrency=self._limits.get(item.type))
+            if item.rules.max_concurrency is None
+            else item.rules
             for item in self._registry
-        ]
+        }
 
     async def declare(self, connection: db.AsyncConnection) -> None:
-        """Write the code's values; a difference from what another start wrote is logged, the newest wins."""
+        """Write the code's rules; a difference from what another start wrote is logged, the newest wins."""
         schema = self._settings.database_schema
-        known = {config.type: config for config in await db.arun(connection, store.workers.read_types(), schema)}
-        for item in self.declared:
-            config = known.get(item.type)
-            before = config and config.declared_at and (config.max_concurrency, config.max_attempts, config.timeout)
-            after = (item.max_concurrency, item.max_attempts, item.timeout)
-            if before and before != after:
-                logger.warning("type %s was declared %s by another start, is now %s", item.type, before, after)
-        if self.declared:
-            await db.arun(connection, store.workers.declare(self.declared), schema)
+        types, queues = self.declared, self._registry.queues
+        known_types = await db.arun(connection, store.configuration.read_types(), schema)
+        known_queues = await db.arun(connection, store.configuration.read_queues(), schema)
+        _log_changes("type", types, known_types)
+        _log_changes("queue", queues, known_queues)
+        if types:
+            await db.arun(connection, store.configuration.declare(types), schema)
+        if queues:
+            await db.arun(connection, store.configuration.declare_queues(queues), schema)
 
     async def refresh(self, connection: db.AsyncConnection) -> bool:
         """Read types and queues again; True if anything changed."""
         schema = self._settings.database_schema
         types, queues = await db.arun_together(
-            connection, [store.workers.read_types(), store.workers.read_queues()], schema
+            connection, [store.configuration.read_types(), store.configuration.read_queues()], schema
         )
         before = self._types, self._queues
-        self._types = {config.type: config for config in types}
-        self._queues = {config.name: config for config in queues}
+        self._types = {item.name: item for item in types}
+        self._queues = {item.name: item for item in queues}
+        now = clock()
+        self._resumes = {
+            (kind, item.name): now + item.resumes_in
+            for kind, items in (("type", types), ("queue", queues))
+            for item in items
+            if item.paused and item.resumes_in is not None
+        }
+        self._weights = {item.name: item.rules.weight or DEFAULT_WEIGHT for item in queues}
+        self._ageing = {item.name: item.rules.ageing for item in queues if item.rules.ageing is not None}
         return before != (self._types, self._queues)
 
     def limit(self, job_type: str) -> int:
         """How many of this type may be processing at once."""
         config = self._types.get(job_type)
-        configured = config is not None and (config.declared_at or config.operator_max_concurrency is not None)
+        configured = config is not None and (config.declared_at or "max_concurrency" in config.operator)
         limit = config.limit if config is not None and configured else self._limits.get(job_type)
         return UNLIMITED if limit is None else limit
+
+    def rules(self, job_type: str) -> TypeRules:
+        """What holds for the type."""
+        config = self._types.get(job_type)
+        return _NO_TYPE_RULES if config is None else config.rules
+
+    def queue_rules(self, queue: str) -> QueueRules:
+        """What holds for the queue."""
+        config = self._queues.get(queue)
+        return _NO_QUEUE_RULES if config is None else config.rules
+
+    def policy(self, job_type: str) -> Policy:
+        """What becomes of the type's jobs that go wrong, as far as it can be known without its code."""
+        return Policy.of(self.rules(job_type))
+
+    def per_key(self, job_type: str) -> bool:
+        """True if the type's concurrency keys are told apart."""
+        return self.rules(job_type).per_key
+
+    def strict(self, job_type: str) -> bool:
+        """True if the type's jobs of one key go in strict order."""
+        return bool(self.rules(job_type).strict_order)
+
+    def ages(self, queue: str) -> bool:
+        """True if the queue's jobs grow more urgent with age."""
+        return queue in self._ageing
+
+    @property
+    def ageing(self) -> dict[str, float]:
+        """Seconds that weigh a step of priority, of the queues that age."""
+        return self._ageing
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """The configured queues' shares."""
+        return self._weights
 
     def executable(self, job_type: str) -> bool:
         """True if this process has an executor for the type."""
         return job_type in self._registry
 
     def serves(self, queue: str) -> bool:
-        """True if this leader dispatches from the queue: one without a row is the default leader's."""
+        """True if this leader dispatches from the queue now: one without a row is the default leader's."""
         config = self._queues.get(queue)
         leader = DEFAULT_LEADER if config is None else config.leader
-        return leader == self._settings.leader_name and (config is None or not config.paused)
+        return leader == self._settings.leader_name and not self._paused("queue", config)
 
-    def weights(self) -> dict[str, int]:
-        """The configured queues' shares."""
-        return {config.name: config.weight for config in self._queues.values()}
+    def active(self, job_type: str) -> bool:
+        """True unless the type is paused."""
+        return not self._paused("type", self._types.get(job_type))
+
+    def next_resume(self) -> float | None:
+        """Seconds until the next paused type or queue goes on; None without any."""
+        now = clock()
+        left = [at - now for at in self._resumes.values() if at > now]
+        return min(left, default=None)
+
+    def _paused(self, kind: str, config: Config | None) -> bool:
+        if config is None or not config.paused:
+            return False
+        resumes = self._resumes.get((kind, config.name))
+        return resumes is None or clock() < resumes
 
     def resolve(self, jobs: Sequence[Job]) -> None:
         """Fill in what the jobs leave to their type."""
         for job in jobs:
-            config = self._types.get(job.type)
             if job.max_attempts is None:
-                job.max_attempts = (config.max_attempts if config else None) or DEFAULT_MAX_ATTEMPTS
+                job.max_attempts = self.rules(job.type).max_attempts or DEFAULT_MAX_ATTEMPTS
             if job.timeout is None:
-                own = config.timeout if config else None
+                own = self.rules(job.type).timeout
                 job.timeout = self._settings.job_timeout if own is None else own
 
     def timeout(self, job_type: str, own: float | None) -> float | None:
         """Seconds a run of this type may take; None: no limit."""
-        config = self._types.get(job_type)
         if own is None:
-            own = config.timeout if config else None
+            own = self.rules(job_type).timeout
         if own is None:
             own = self._settings.job_timeout
         return own or None
+
+
+def _log_changes(kind: str, rules: Mapping[str, TypeRules] | Mapping[str, QueueRules], known: Sequence[Config]) -> None:
+    for config in known:
+        if config.name in rules and config.declared_at is not None:
+            before, after = config.declared, rules[config.name].as_json()
+            if before != after:
+                logger.warning("%s %s was declared %s by another start, is now %s", kind, config.name, before, after)
+
+
+_NO_TYPE_RULES = TypeRules()
+_NO_QUEUE_RULES = QueueRules()

@@ -14,21 +14,28 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 from pgqueue import db, store
 from pgqueue.clock import clock
 from pgqueue.dispatcher.bell import Doorbell
+from pgqueue.dispatcher.budget import Budget
 from pgqueue.dispatcher.configuration import Configuration
-from pgqueue.dispatcher.lanes import LaneKey, Lanes
+from pgqueue.dispatcher.lanes import Lanes
 from pgqueue.dispatcher.leader import Term
+from pgqueue.dispatcher.rates import Buckets
 from pgqueue.dispatcher.running import Running, RunningSet
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions
+from pgqueue.dispatcher.share import Share
 from pgqueue.errors import DatabaseUnavailableError, NotLeaderError
 from pgqueue.events import EventBus, JobsDispatched
-from pgqueue.job import Job
-from pgqueue.store.jobs import LaneQuota, Promoted
+from pgqueue.job import Job, JobState, Reason
+from pgqueue.rules import RateLimit
+from pgqueue.store import Statement
+from pgqueue.store.jobs import LaneHead, LaneQuota, Promoted
+from pgqueue.store.rate_buckets import BucketKey
 from pgqueue.store.statement import Bell
 from pgqueue.worker import LocalWorker
 
@@ -42,6 +49,9 @@ STALE_GRACE = 2.0  # seconds the executor has to report a time-out itself
 CLAIM_PATIENCE = 2.0  # seconds a cancelled claim is waited for
 UNKNOWN_LANES = 10  # lanes and
 UNKNOWN_LIMIT = 50  # jobs of each that one fenced transaction may fail
+KEY_LANES = 2_000
+"""How many keys of one queue and type are looked at in one scan; where there are more, the next scan goes on there.
+Full keys cannot fill it: there are no more of them than jobs are running."""
 REPORT_EVERY = 60.0  # seconds between log lines about types nobody executes
 
 
@@ -54,6 +64,7 @@ class Dispatch(Service):
         schema: pgqueue's schema.
         bell: the doorbell.
         running: what is in flight; shared with the reaper.
+        buckets: the tokens of limited rates.
         configuration: limits and queues.
         worker: who executes; None: nobody in this process.
         poll_interval: seconds; a scan at least this often.
@@ -72,6 +83,7 @@ class Dispatch(Service):
         schema: str,
         bell: Bell,
         running: RunningSet,
+        buckets: Buckets,
         configuration: Configuration,
         worker: LocalWorker | None,
         *,
@@ -95,8 +107,12 @@ class Dispatch(Service):
         self._on_trouble = on_trouble
         self._full = False
         self._uncertain = False
-        self._lanes = Lanes()
-        self._unknown: set[LaneKey] = set()
+        self._buckets = buckets
+        self._lanes = Lanes(configuration.per_key, configuration.ages)
+        self._share = Share()
+        self._after: dict[tuple[str, str], str] = {}
+        self._token_wait: float | None = None
+        self._unknown: set[tuple[str, str]] = set()
         self._doorbell = Doorbell(sessions, schema, bell, self._scan_and_dispatch, self.wait)
         self._connection: db.AsyncConnection | None = None
         self._next_scan = 0.0
@@ -127,17 +143,17 @@ class Dispatch(Service):
             elif not self._scanned_empty:
                 await self._scan()
             elif self._sessions.pooled:
-                await self.wait(self._poll_interval)
+                await self.wait(self._longest_sleep())
                 self._next_scan = 0.0
             else:
-                await self._doorbell.sleep(self._poll_interval)
+                await self._doorbell.sleep(self._longest_sleep())
         finally:
             self._busy_since = None
         return 0.0
 
     def freed(self) -> None:
         """Slots came free: matters where work was waiting for them."""
-        if self._full or self._lanes.marks:
+        if self._full or self._lanes.stands:
             self.wake()
 
     def promoted(self, jobs: list[Promoted]) -> None:
@@ -157,6 +173,11 @@ class Dispatch(Service):
         await self._doorbell.close()
         await self._drop_connection()
 
+    def _longest_sleep(self) -> float:
+        """Until the next poll, or until a token comes or a pause ends."""
+        waits = (self._token_wait, self._configuration.next_resume(), self._poll_interval)
+        return min(wait for wait in waits if wait is not None)
+
     async def _scan_and_dispatch(self) -> bool:
         try:
             await self._scan()
@@ -171,19 +192,47 @@ class Dispatch(Service):
         """Find every lane with work and look at all of it again."""
         connection = await self._connected()
         started = self._busy_since = clock()
-        lanes, due = await db.arun_together(connection, [store.jobs.lanes(), store.jobs.next_due()], self._schema)
+        ageing = self._configuration.ageing
+        scan: list[Statement[Any]] = [store.jobs.lanes(list(ageing)), store.jobs.next_due()]
+        heads, due = await db.arun_together(connection, scan, self._schema)
         if due is not None:
             self._on_due(due)
-        found = [lane for lane in lanes if self._configuration.serves(lane[0])]
-        known = [lane for lane in found if self._configuration.executable(lane[1])]
+        found = [head for head in heads if self._configuration.serves(head.lane.queue)]
+        known = [head for head in found if self._configuration.executable(head.lane.type)]
+        self._unknown = {(head.lane.queue, head.lane.type) for head in found} - {
+            (head.lane.queue, head.lane.type) for head in known
+        }
+        known = [head for head in known if self._configuration.active(head.lane.type)]
+        split = {
+            (head.lane.queue, head.lane.type)
+            for head in known
+            if head.lane.keyed and self._configuration.per_key(head.lane.type)
+        }
+        if split:
+            known = [head for head in known if not (head.lane.keyed and (head.lane.queue, head.lane.type) in split)]
+            known += await self._scan_keys(connection, sorted(split))
         self._lanes.reset(known)
         self._scanned_empty = True
-        self._unknown = set(found) - set(known)
         if self._unknown and self._worker is not None:
             await self._meet_unknown(connection)
         took = clock() - started
         self._next_scan = clock() + min(self._poll_interval, max(SCAN_AT_LEAST, SCAN_SHARE * took))
         self._busy_since = None
+
+    async def _scan_keys(self, connection: db.AsyncConnection, split: list[tuple[str, str]]) -> list[LaneHead]:
+        """The keys that have work, from where the last scan ended, then from the first on."""
+        ageing = self._configuration.ageing
+        wanted = [(*pair, self._after.get(pair, ""), pair[0] in ageing) for pair in split]
+        heads = await db.arun(connection, store.jobs.key_lanes(wanted, KEY_LANES), self._schema)
+        counts = Counter((head.lane.queue, head.lane.type) for head in heads)
+        again = [(queue, job_type, "", aged) for queue, job_type, after, aged in wanted
+                 if after and counts[queue, job_type] < KEY_LANES]  # fmt: skip
+        last = {(head.lane.queue, head.lane.type): head.lane.key or "" for head in heads}
+        self._after = {pair: last[pair] for pair in split if counts[pair] >= KEY_LANES}
+        if again:
+            more = await db.arun(connection, store.jobs.key_lanes(again, KEY_LANES), self._schema)
+            heads += more
+        return heads
 
     async def _step(self) -> bool:
         """One dispatch; True if it moved anything."""
@@ -191,10 +240,20 @@ class Dispatch(Service):
         if self._worker is None or worker_id is None:
             return False
         free = min(self._batch, self._worker.free())
-        quotas = self._lanes.plan(free, self._room, self._configuration.weights(), lambda _lane: True)
+        budget = Budget(self._configuration, self._running, self._buckets)
+        quotas = self._share.plan(
+            free,
+            self._lanes.stands,
+            budget,
+            self._configuration.weights,
+            self._configuration.ageing,
+            self._configuration.strict,
+        )
+        self._token_wait = budget.wait
         if not quotas:
             return False
-        claim = asyncio.ensure_future(self._claim(quotas, worker_id))
+        tokens = budget.wanted({quota.lane: quota.quota for quota in quotas})
+        claim = asyncio.ensure_future(self._claim(quotas, tokens, worker_id))
         try:
             return await asyncio.shield(claim)
         except asyncio.CancelledError:
@@ -203,20 +262,26 @@ class Dispatch(Service):
             claim.cancel()
             raise
 
-    async def _claim(self, quotas: list[LaneQuota], worker_id: UUID) -> bool:
+    async def _claim(
+        self, quotas: list[LaneQuota], tokens: dict[BucketKey, tuple[int, RateLimit]], worker_id: UUID
+    ) -> bool:
         assert self._worker is not None  # noqa: S101 - _step has just asked it
         connection = await self._connected()
         self._busy_since = clock()
-        statement = store.jobs.dispatch(quotas, worker_id, self._term.epoch)
+        statements: list[Statement[Any]] = [store.jobs.dispatch(quotas, worker_id, self._term.epoch)]
+        if tokens:
+            statements.append(store.rate_buckets.spend(self._buckets.spend(tokens)))
         with self._worker.claiming():
             try:
-                _, jobs = await db.arun_together(connection, [self._term.fence(), statement], self._schema)
+                _, jobs, *left = await db.arun_together(connection, [self._term.fence(), *statements], self._schema)
             except BaseException as error:
                 if _may_have_committed(error):
                     self._uncertain = True
                     self._on_trouble()
                 await self._drop_connection()
                 raise
+            if left:
+                self._buckets.spent(left[0], self._unused(tokens, jobs))
             if jobs:
                 self._hand_over(jobs, worker_id)
         self._busy_since = None
@@ -230,7 +295,10 @@ class Dispatch(Service):
         now = clock()
         for job in jobs:
             overdue = now + job.timeout + STALE_GRACE if job.timeout else None
-            self._running.add((job.id, job.attempt), Running(job.type, worker_id, job.timeout, overdue))
+            self._running.add(
+                (job.id, job.attempt),
+                Running(job.type, worker_id, job.timeout, overdue, job.queue, job.concurrency_key),
+            )
         self._worker.accept(jobs, worker_id)
         size = sum(len(job.payload) for job in jobs) / len(jobs)
         self._batch = max(1, min(MAX_BATCH, int(MAX_BATCH_BYTES / max(size, 1))))
@@ -239,15 +307,20 @@ class Dispatch(Service):
             for job in jobs:
                 logger.debug("job %d: pending -> processing (attempt %d)", job.id, job.attempt)
 
-    def _room(self, job_type: str) -> int:
-        return self._configuration.limit(job_type) - self._running.of_type(job_type)
+    def _unused(self, tokens: dict[BucketKey, tuple[int, RateLimit]], jobs: list[Job]) -> dict[BucketKey, float]:
+        """Of the tokens that were taken, those that no job used."""
+        used: Counter[BucketKey] = Counter()
+        for job in jobs:
+            used["type", job.type, ""] += 1
+            used["queue", job.queue, ""] += 1
+            used["key", job.type, job.concurrency_key or ""] += 1
+        return {bucket: float(number - used[bucket]) for bucket, (number, _) in tokens.items()}
 
     async def _meet_unknown(self, connection: db.AsyncConnection) -> None:
         """Jobs of types without an executor here: reported, or failed under strict types."""
         if self._strict_types:
-            statement = store.jobs.fail_unknown(sorted(self._unknown)[:UNKNOWN_LANES], UNKNOWN_LIMIT)
-            _, failed = await db.arun_together(connection, [self._term.fence(), statement], self._schema)
-            for job_type, number in Counter(job_type for _, job_type in failed).items():
+            failed = await self._fail_unknown(connection)
+            for job_type, number in Counter(failed).items():
                 logger.error("unknown job type: %s; %d jobs failed", job_type, number)
             if failed:
                 self._next_scan = 0.0
@@ -256,6 +329,21 @@ class Dispatch(Service):
             self._reported = clock()
             names = ", ".join(sorted({job_type for _, job_type in self._unknown}))
             logger.warning("jobs are pending whose type has no executor: %s", names)
+
+    async def _fail_unknown(self, connection: db.AsyncConnection) -> list[str]:
+        """End some of them as failed; their types."""
+        failed: list[str] = []
+        async with db.atransaction(connection):
+            await db.arun(connection, self._term.fence(), self._schema)
+            locked = store.jobs.lock_unknown(sorted(self._unknown)[:UNKNOWN_LANES], UNKNOWN_LIMIT)
+            by_type: dict[str, list[int]] = {}
+            for job_id, job_type in await db.arun(connection, locked, self._schema):
+                by_type.setdefault(job_type, []).append(job_id)
+            for job_type, ids in sorted(by_type.items(), key=lambda item: min(item[1])):
+                error = {"class": "UnknownJobTypeError", "message": f"unknown job type: {job_type}", "where": "leader"}
+                close = store.jobs.close(ids, JobState.FAILED, Reason.UNKNOWN_TYPE, error)
+                failed += [closed.type for closed in await db.arun(connection, close, self._schema)]
+        return failed
 
     async def _connected(self) -> db.AsyncConnection:
         if self._connection is None or self._connection.closed:

@@ -25,7 +25,7 @@ from pgqueue.dispatcher.listener import Listener
 from pgqueue.dispatcher.sessions import PoolerMode, Sessions, probe
 from pgqueue.errors import ConflictError, PgQueueError
 from pgqueue.events import EventBus, LeaderElected, LeaderLost
-from pgqueue.queue import QueueBase
+from pgqueue.queue_base import QueueBase
 from pgqueue.registry import Executor, Limits, Registry
 from pgqueue.store.jobs import Run
 from pgqueue.store.statement import Bell
@@ -272,7 +272,11 @@ class Dispatcher:
         if self._duties is not None:
             self._duties.rung()
 
-    def _told(self) -> None:
+    def _told(self, what: str) -> None:
+        if what.startswith("cancel "):
+            if self._worker is not None:
+                self._worker.cancel(int(what.removeprefix("cancel ")))
+            return
         if self._leader is not None and self._leader.term is None:
             self._leader.wake()
         if self._duties is not None:

@@ -15,10 +15,12 @@ from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.dispatch import STALE_GRACE, Dispatch
+from pgqueue.dispatcher.expire import Expirer
 from pgqueue.dispatcher.leader import Term
 from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.promote import Promoter
 from pgqueue.dispatcher.prune import Pruner
+from pgqueue.dispatcher.rates import Buckets
 from pgqueue.dispatcher.reap import Reaper
 from pgqueue.dispatcher.running import Running, RunningSet
 from pgqueue.dispatcher.sessions import Sessions
@@ -51,6 +53,7 @@ class Duties:
         self._schema = schema
         self._configuration = configuration
         self._running = RunningSet()
+        self._buckets = Buckets()
         self._maintenance = Maintenance(term, sessions, schema)
         self._dispatch = Dispatch(
             term,
@@ -58,6 +61,7 @@ class Duties:
             schema,
             bell,
             self._running,
+            self._buckets,
             configuration,
             worker,
             poll_interval=settings.job_poll_interval,
@@ -78,6 +82,7 @@ class Duties:
             on_freed=self._dispatch.freed,
             on_changed=self._dispatch.wake,
         )
+        self._expirer = Expirer(self._maintenance, schema, settings.job_poll_interval)
         self._pruner = Pruner(self._maintenance, settings)
         self._preparing_since: float | None = None
         self._task = asyncio.create_task(self._run())
@@ -125,7 +130,7 @@ class Duties:
             self._preparing_since = None
             await asyncio.sleep(0 if prepared else PREPARE_PAUSE)
         async with asyncio.TaskGroup() as group:
-            for service in (self._dispatch, self._promoter, self._reaper, self._pruner):
+            for service in (self._dispatch, self._promoter, self._reaper, self._expirer, self._pruner):
                 group.create_task(service.run(), name=service.name)
 
     async def _prepare(self) -> bool:
@@ -135,6 +140,8 @@ class Duties:
             async with self._maintenance.connection() as connection:
                 await self._configuration.refresh(connection)
                 found = await db.arun(connection, store.jobs.processing(), self._schema)
+                buckets = await db.arun(connection, store.rate_buckets.read_buckets(), self._schema)
+                self._buckets.load(buckets)
         except PgQueueError as error:
             logger.warning("cannot begin to lead yet: %s", error)
             return False
@@ -142,7 +149,10 @@ class Duties:
         for one in found:
             timeout = self._configuration.timeout(one.type, one.timeout)
             overdue = now - one.seconds + timeout + STALE_GRACE if timeout else None
-            self._running.add((one.id, one.attempt), Running(one.type, one.worker_id, timeout, overdue))
+            self._running.add(
+                (one.id, one.attempt),
+                Running(one.type, one.worker_id, timeout, overdue, one.queue, one.concurrency_key),
+            )
         return True
 
     def _due_in(self, seconds: float) -> None:

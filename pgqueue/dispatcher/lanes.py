@@ -1,122 +1,79 @@
-"""Which lanes have work, from where on to look, and how many jobs each may give now. Pure memory, no I/O.
+"""Which lanes have work and from where on to look. Pure memory, no I/O.
 
-A lane is a (queue, type) pair. Free slots are shared between queues by smooth weighted round robin, and evenly
-between the types of a queue; inside a lane the order is priority, run_at, id.
+A lane holds jobs that are dispatched in one order: those of a queue and type. Where a rule tells concurrency keys
+apart, each key is a lane; in a queue that ages, each priority is one. Inside a lane the order is priority, run_at, id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pgqueue.job import Job
-from pgqueue.store.jobs import LaneQuota, Mark, Promoted
+from pgqueue.store.jobs import Lane, LaneHead, LaneQuota, Mark, Promoted
 
-LaneKey = tuple[str, str]
 LOWEST = Mark()
-DEFAULT_WEIGHT = 10
 
 
 @dataclass(slots=True)
+class Stand:
+    """Where a lane stands: what comes first in it, as far as is known, and the mark below which nothing is left."""
+
+    mark: Mark
+    priority: int
+    run_at: datetime
+
+
 class Lanes:
-    """The lanes that may have pending jobs."""
+    """The lanes that may have pending jobs.
 
-    marks: dict[LaneKey, Mark] = field(default_factory=dict)
-    _credit: dict[str, float] = field(default_factory=dict)
-    _turn: dict[str, int] = field(default_factory=dict)
+    Args:
+        per_key: whether a type's concurrency keys are told apart.
+        ages: whether a queue's jobs grow more urgent with age.
+    """
 
-    def reset(self, found: Iterable[LaneKey]) -> None:
+    def __init__(self, per_key: Callable[[str], bool], ages: Callable[[str], bool]) -> None:
+        self._per_key = per_key
+        self._ages = ages
+        self.stands: dict[Lane, Stand] = {}
+
+    def reset(self, found: Iterable[LaneHead]) -> None:
         """After a full scan: these have work, look at all of it."""
-        self.marks = dict.fromkeys(found, LOWEST)
+        self.stands = {head.lane: Stand(_lowest(head.lane), head.priority, head.run_at) for head in found}
 
     def promoted(self, jobs: Iterable[Promoted]) -> None:
         """These became pending: lower their lanes' marks to just below the smallest key."""
         for job in jobs:
             below = Mark(job.priority, job.run_at, job.id - 1)
-            mark = self.marks.get((job.queue, job.type))
-            if mark is None or _key(below) < _key(mark):
-                self.marks[job.queue, job.type] = below
+            lane = self.lane(job.queue, job.type, job.concurrency_key, job.priority)
+            stand = self.stands.get(lane)
+            if stand is None or _key(below) < _key(stand.mark):
+                self.stands[lane] = Stand(below, job.priority, job.run_at)
 
     def dispatched(self, quotas: Iterable[LaneQuota], jobs: Iterable[Job]) -> None:
         """A dispatch with `quotas` gave `jobs`: raise the marks, forget lanes that had less than asked for."""
-        given: dict[LaneKey, list[Job]] = {}
+        given: dict[Lane, list[Job]] = {}
         for job in jobs:
-            given.setdefault((job.queue, job.type), []).append(job)
+            lane = self.lane(job.queue, job.type, job.concurrency_key, job.priority)
+            given.setdefault(lane, []).append(job)
         for quota in quotas:
-            lane = (quota.queue, quota.type)
-            taken = given.get(lane, [])
+            taken = given.get(quota.lane, [])
             if len(taken) < quota.quota:
-                self.marks.pop(lane, None)
-            elif lane in self.marks:
+                self.stands.pop(quota.lane, None)
+            elif quota.lane in self.stands:
                 last = max(taken, key=lambda job: (job.priority, job.run_at, job.id))
-                self.marks[lane] = Mark(last.priority, last.run_at or "-infinity", last.id)
+                run_at = last.run_at or _EARLIEST
+                self.stands[quota.lane] = Stand(Mark(last.priority, run_at, last.id), last.priority, run_at)
 
-    def plan(
-        self,
-        free: int,
-        room: Callable[[str], int],
-        weights: Mapping[str, int],
-        serves: Callable[[LaneKey], bool],
-    ) -> list[LaneQuota]:
-        """Share `free` slots among the lanes.
+    def lane(self, queue: str, job_type: str, key: str | None, priority: int) -> Lane:
+        """The lane such a job is in."""
+        told_apart = key if key is not None and self._per_key(job_type) else None
+        return Lane(queue, job_type, key is not None, told_apart, priority if self._ages(queue) else None)
 
-        Args:
-            free: worker slots.
-            room: how many more of a type may be processing.
-            weights: share of each queue; absent: 10.
-            serves: whether a lane may be dispatched from at all.
-        """
-        by_queue: dict[str, list[LaneKey]] = {}
-        for lane in sorted(self.marks):
-            if serves(lane) and room(lane[1]) > 0:
-                by_queue.setdefault(lane[0], []).append(lane)
-        if not by_queue or free <= 0:
-            return []
-        left = {job_type: room(job_type) for lanes in by_queue.values() for _, job_type in lanes}
-        if len(by_queue) == 1 and len(next(iter(by_queue.values()))) == 1:
-            lane = next(iter(by_queue.values()))[0]
-            return [LaneQuota(*lane, min(free, left[lane[1]]), self.marks[lane])]
-        quotas = self._share(free, by_queue, left, weights)
-        return [LaneQuota(*lane, quota, self.marks[lane]) for lane, quota in quotas.items() if quota > 0]
 
-    def _share(
-        self, free: int, by_queue: dict[str, list[LaneKey]], left: dict[str, int], weights: Mapping[str, int]
-    ) -> dict[LaneKey, int]:
-        quotas: dict[LaneKey, int] = {}
-        open_queues = dict(by_queue)
-        for _ in range(free):
-            while open_queues:
-                queue = self._next_queue(open_queues, weights)
-                lane = self._next_lane(queue, open_queues[queue], left)
-                if lane is not None:
-                    quotas[lane] = quotas.get(lane, 0) + 1
-                    left[lane[1]] -= 1
-                    break
-                self._credit[queue] = 0.0
-                del open_queues[queue]
-            if not open_queues:
-                break
-        return quotas
-
-    def _next_queue(self, open_queues: Mapping[str, list[LaneKey]], weights: Mapping[str, int]) -> str:
-        total = 0
-        for queue in open_queues:
-            weight = weights.get(queue, DEFAULT_WEIGHT)
-            total += weight
-            self._credit[queue] = self._credit.get(queue, 0) + weight
-        chosen = max(open_queues, key=lambda queue: self._credit[queue])
-        self._credit[chosen] -= total
-        return chosen
-
-    def _next_lane(self, queue: str, lanes: list[LaneKey], left: Mapping[str, int]) -> LaneKey | None:
-        start = self._turn.get(queue, 0)
-        for step in range(len(lanes)):
-            position = (start + step) % len(lanes)
-            if left[lanes[position][1]] > 0:
-                self._turn[queue] = position + 1
-                return lanes[position]
-        return None
+def _lowest(lane: Lane) -> Mark:
+    return LOWEST if lane.level is None else Mark(lane.level)
 
 
 def _key(mark: Mark) -> tuple[int, datetime, int]:

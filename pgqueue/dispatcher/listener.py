@@ -27,13 +27,14 @@ class Listener(Service):
         sessions: makes the session.
         bell: the channels.
         on_bell: called when an enqueue rang, and after every (re)LISTEN.
-        on_control: called when something was changed or a leader resigned, and after every (re)LISTEN.
+        on_control: called with what is told: something was changed, a leader resigned, a job is to stop; with nothing
+            after every (re)LISTEN.
     """
 
     name = "listener"
 
     def __init__(
-        self, sessions: Sessions, bell: Bell, on_bell: Callable[[], None], on_control: Callable[[], None]
+        self, sessions: Sessions, bell: Bell, on_bell: Callable[[], None], on_control: Callable[[str], None]
     ) -> None:
         super().__init__()
         self._sessions = sessions
@@ -48,7 +49,7 @@ class Listener(Service):
             with db.translated():
                 for channel in (self._bell.channel, self._bell.control_channel):
                     await connection.execute(f"LISTEN {channel}".encode())
-                self._on_control()
+                self._on_control("")
                 self._on_bell()
                 while True:
                     await self._hear(connection)
@@ -62,7 +63,7 @@ class Listener(Service):
             if notification.channel == self._bell.channel:
                 self._on_bell()
             else:
-                self._on_control()
+                self._on_control(notification.payload)
         if not heard:
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT):
@@ -70,5 +71,5 @@ class Listener(Service):
             except TimeoutError:
                 raise ConnectionError("the listener's socket is half open") from None
             # What arrived during the probe was not iterated over: count it as heard.
-            self._on_control()
+            self._on_control("")
             self._on_bell()

@@ -33,6 +33,7 @@ class Pruner(Service):
         """Make the days ahead, empty and drop those that are over, forget old dead workers; the seconds to wait."""
         await self.create_ahead()
         await self._maintenance.plain(store.workers.forget_dead())
+        await self._maintenance.fenced(store.rate_buckets.forget_buckets(), store.unique_keys.forget_keys())
         settings = self._settings
         expired = await self._maintenance.plain(
             store.statistics.expired_partitions(

@@ -8,6 +8,7 @@ reaps nothing for one worker lease: workers that could not beat meanwhile get th
 from __future__ import annotations
 
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -135,14 +136,28 @@ class Reaper(Service):
         """Write what becomes of `jobs`; the outcomes that were written."""
         self._configuration.resolve(jobs)
         now = datetime.now(UTC)
-        outcomes = [decide(job, ending, now=now, where="leader") for job in jobs]
+        outcomes = [
+            decide(
+                job,
+                ending,
+                now=now,
+                where="leader",
+                policy=self._configuration.policy(job.type),
+                roll=random.random(),  # noqa: S311 - no secret
+                stale=True,
+            )
+            for job in jobs
+        ]
         workers = list({job.worker_id for job in jobs if job.worker_id is not None})
         written: set[int] = set()
-        for finished, make in ((True, store.jobs.finish), (False, store.jobs.put_back)):
-            part = [outcome for outcome in outcomes if outcome.state.finished is finished]
-            if part:
-                ids = await db.arun(connection, make(part, workers), self._schema)
-                written |= ids
+        if ended := [outcome for outcome in outcomes if outcome.state.finished]:
+            finished = await db.arun(connection, store.jobs.finish(ended, workers), self._schema)
+            written |= finished
+        if back := [outcome for outcome in outcomes if not outcome.state.finished]:
+            put_back = await db.arun(connection, store.jobs.put_back(back, workers), self._schema)
+            written |= put_back.keys()
+            if given_up := [number for number, gave in put_back.items() if gave]:
+                await db.arun(connection, store.jobs.retake_keys(given_up), self._schema)
         return [outcome for outcome in outcomes if outcome.id in written]
 
     def _decided(self, outcomes: Sequence[Outcome]) -> None:

@@ -1,6 +1,7 @@
-"""What the leader knows to be processing: (id, attempt) of each run, by type and worker. Pure memory, one loop.
+"""What the leader knows to be processing: (id, attempt) of each run, by type, queue, key and worker.
 
-Keyed by run, so that a completion heard twice frees one slot once. Rebuilt from the table at each takeover.
+Pure memory, one loop. Keyed by run, so that a completion heard twice frees one slot once. Rebuilt from the table
+at each takeover.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class Running:
     worker_id: UUID
     timeout: float | None
     stale_after: float | None
+    queue: str = "default"
+    key: str | None = None
 
 
 class RunningSet:
@@ -29,11 +32,13 @@ class RunningSet:
     def __init__(self) -> None:
         self._runs: dict[Run, Running] = {}
         self._by_type: Counter[str] = Counter()
+        self._by_queue: Counter[str] = Counter()
+        self._by_key: dict[tuple[str, str], int] = {}
 
     def add(self, run: Run, running: Running) -> None:
         """A job was dispatched."""
         if run not in self._runs:
-            self._by_type[running.type] += 1
+            self._count(running, 1)
         self._runs[run] = running
 
     def remove(self, runs: Iterable[Run]) -> int:
@@ -42,13 +47,32 @@ class RunningSet:
         for run in runs:
             running = self._runs.pop(run, None)
             if running is not None:
-                self._by_type[running.type] -= 1
+                self._count(running, -1)
                 known += 1
         return known
+
+    def _count(self, running: Running, change: int) -> None:
+        self._by_type[running.type] += change
+        self._by_queue[running.queue] += change
+        if running.key is not None:
+            key = (running.type, running.key)
+            left = self._by_key.get(key, 0) + change
+            if left:
+                self._by_key[key] = left
+            else:
+                del self._by_key[key]  # keys come and go by the thousand
 
     def of_type(self, job_type: str) -> int:
         """How many of this type are in flight."""
         return self._by_type[job_type]
+
+    def of_queue(self, queue: str) -> int:
+        """How many of this queue are in flight."""
+        return self._by_queue[queue]
+
+    def of_key(self, job_type: str, key: str) -> int:
+        """How many of this type and concurrency key are in flight."""
+        return self._by_key.get((job_type, key), 0)
 
     def runs(self) -> list[Run]:
         """All of them."""

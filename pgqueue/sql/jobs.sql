@@ -3,7 +3,8 @@
 -- on statistics a queue table never has in time.
 
 -- name: enqueue
--- One job, and the doorbell: a shared lock where the leader is awake, a NOTIFY where it sleeps.
+-- One plain job, and the doorbell: a shared lock where the leader is awake, a NOTIFY where it sleeps.
+-- No row where the queue's backlog has a cap: that takes a lock first, and more than one statement.
 WITH due AS MATERIALIZED (
   SELECT coalesce(CAST(CAST(%(run_at)s AS text) AS timestamptz),
                   clock_timestamp() + make_interval(secs => CAST(%(delay)s AS double precision))) AS run_at
@@ -14,6 +15,7 @@ WITH due AS MATERIALIZED (
          coalesce(due.run_at, clock_timestamp()), CAST(%(max_attempts)s AS integer),
          CAST(%(timeout)s AS double precision), CAST(%(concurrency_key)s AS text)
   FROM due
+  WHERE NOT EXISTS (SELECT FROM pgqueue.queues WHERE name = CAST(%(queue)s AS text) AND max_pending IS NOT NULL)
   RETURNING id, CAST(state AS text) AS state, run_at, created_at
 ), bell AS MATERIALIZED (
   SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(CAST(%(bell_class)s AS integer), CAST(%(bell_key)s AS integer))
@@ -32,16 +34,20 @@ WITH input AS MATERIALIZED (
   FROM unnest(CAST(%(types)s AS text[]), CAST(%(queues)s AS text[]), CAST(%(priorities)s AS smallint[]),
               CAST(%(payloads)s AS text[]), CAST(%(run_ats)s AS text[]), CAST(%(delays)s AS double precision[]),
               CAST(%(max_attempts)s AS integer[]), CAST(%(timeouts)s AS double precision[]),
-              CAST(%(unique_keys)s AS text[]), CAST(%(unique_hashes)s AS text[]), CAST(%(concurrency_keys)s AS text[]))
+              CAST(%(unique_keys)s AS text[]), CAST(%(unique_hashes)s AS text[]), CAST(%(concurrency_keys)s AS text[]),
+              CAST(%(unique_scopes)s AS text[]), CAST(%(expires_ats)s AS text[]), CAST(%(backoffs)s AS text[]),
+              CAST(%(headers)s AS text[]), CAST(%(replay_ofs)s AS bigint[]))
        WITH ORDINALITY AS item(type, queue, priority, payload, run_at_text, delay, max_attempts, timeout,
-                               unique_key, unique_hash, concurrency_key, position)
+                               unique_key, unique_hash, concurrency_key, unique_scope, expires_at, backoff, headers,
+                               replay_of, position)
 ), job AS (
-  INSERT INTO pgqueue.jobs (id, type, queue, priority, payload, state, run_at, max_attempts, timeout,
-                            unique_key, unique_hash, concurrency_key)
+  INSERT INTO pgqueue.jobs (id, type, queue, priority, payload, state, run_at, max_attempts, timeout, unique_key,
+                            unique_hash, concurrency_key, unique_scope, expires_at, backoff, headers, replay_of)
   OVERRIDING SYSTEM VALUE
   SELECT id, type, queue, priority, CAST(payload AS jsonb),
          CASE WHEN due > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state,
-         due, max_attempts, timeout, unique_key, decode(unique_hash, 'hex'), concurrency_key
+         due, max_attempts, timeout, unique_key, decode(unique_hash, 'hex'), concurrency_key, unique_scope,
+         CAST(expires_at AS timestamptz), backoff, CAST(headers AS jsonb), replay_of
   FROM input ORDER BY unique_hash, position
   ON CONFLICT (unique_hash) WHERE unique_hash IS NOT NULL DO NOTHING
   RETURNING id, CAST(state AS text) AS state, run_at, created_at
@@ -56,8 +62,41 @@ FROM input CROSS JOIN bell LEFT JOIN job ON job.id = input.id ORDER BY input.pos
 -- The live jobs that hold these unique keys.
 SELECT encode(unique_hash, 'hex'), id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
-       reason, CAST(result AS text), CAST(errors AS text)
+       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text)
 FROM pgqueue.jobs WHERE unique_hash = ANY(ARRAY(SELECT decode(hash, 'hex') FROM unnest(CAST(%(hashes)s AS text[])) AS hash))
+
+-- name: replace
+-- Debounce: the live job of this unique key takes the new payload and time, if it never started.
+WITH due AS MATERIALIZED (
+  SELECT coalesce(CAST(CAST(%(run_at)s AS text) AS timestamptz),
+                  clock_timestamp() + make_interval(secs => CAST(%(delay)s AS double precision)),
+                  clock_timestamp()) AS run_at
+)
+UPDATE pgqueue.jobs AS job
+SET payload = CAST(%(payload)s AS jsonb), run_at = due.run_at,
+    state = CASE WHEN due.run_at > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state
+FROM due
+WHERE job.unique_hash = decode(CAST(%(hash)s AS text), 'hex') AND job.attempt = 0 AND job.state IN ('scheduled', 'pending')
+RETURNING job.id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
+          timeout, job.run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
+          reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text)
+
+-- name: reschedule
+-- Another due time for a job that has not started; NULL: now.
+WITH due AS MATERIALIZED (
+  SELECT coalesce(CAST(CAST(%(run_at)s AS text) AS timestamptz),
+                  clock_timestamp() + make_interval(secs => CAST(%(delay)s AS double precision)),
+                  clock_timestamp()) AS run_at
+)
+UPDATE pgqueue.jobs AS job
+SET run_at = due.run_at,
+    state = CASE WHEN due.run_at > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state
+FROM due WHERE job.id = CAST(%(id)s AS bigint) AND job.state IN ('scheduled', 'pending') RETURNING job.id
+
+-- name: set_priority
+-- Another priority for a job that has not started.
+UPDATE pgqueue.jobs SET priority = CAST(%(priority)s AS smallint)
+WHERE id = CAST(%(id)s AS bigint) AND state IN ('scheduled', 'waiting', 'pending') RETURNING id
 
 -- name: reserve_ids
 -- Ids and a common time for rows that go in by COPY.
@@ -76,14 +115,14 @@ SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(%(bell_class)s, %(bell_key
 -- One job, hot or finished.
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
-       reason, CAST(result AS text), CAST(errors AS text)
+       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text)
 FROM pgqueue.all_jobs WHERE id = %(id)s
 
 -- name: list_jobs
 -- Newest first, a page below `before`; NULL filters match all.
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
-       reason, CAST(result AS text), CAST(errors AS text)
+       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text)
 FROM pgqueue.all_jobs
 WHERE (CAST(%(state)s AS text) IS NULL OR state = CAST(%(state)s AS pgqueue.job_state))
   AND (CAST(%(type)s AS text) IS NULL OR type = %(type)s)
@@ -91,49 +130,114 @@ WHERE (CAST(%(state)s AS text) IS NULL OR state = CAST(%(state)s AS pgqueue.job_
   AND (CAST(%(before)s AS bigint) IS NULL OR id < %(before)s)
 ORDER BY id DESC LIMIT %(limit)s
 
--- name: cancel
--- A job that has not started: out of the hot table, into the history.
+-- name: lock_unstarted
+-- One job that has not started, locked.
+SELECT id FROM pgqueue.jobs WHERE id = %(id)s AND state IN ('scheduled', 'waiting', 'pending') FOR UPDATE
+
+-- name: close
+-- The one way a job ends without (another) run: out of the hot table, into the history. `error` is one entry or NULL.
 WITH gone AS (
-  DELETE FROM pgqueue.jobs WHERE id = %(id)s AND state IN ('scheduled', 'waiting', 'pending') RETURNING *
+  DELETE FROM pgqueue.jobs WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('scheduled', 'waiting', 'pending') RETURNING *
+), kept AS (
+  INSERT INTO pgqueue.finished_jobs
+    (id, created_at, run_at, started_at, finished_at, epoch, timeout, attempt, max_attempts, released, priority, state,
+     worker_id, type, queue, unique_key, unique_hash, concurrency_key, reason, payload, result, errors, expires_at,
+     replay_of, losses, unique_scope, backoff, headers)
+  SELECT id, created_at, run_at, started_at, clock_timestamp(), epoch, timeout, attempt, max_attempts, released, priority,
+         CAST(%(state)s AS pgqueue.job_state), worker_id, type, queue, unique_key, unique_hash, concurrency_key,
+         %(reason)s, payload, result,
+         CASE WHEN CAST(%(error)s AS text) IS NULL THEN errors ELSE jsonb_path_query_array(
+           coalesce(errors, '[]') || CAST(CAST(%(error)s AS text) AS jsonb), '$[last - 4 to last]') END,
+         expires_at, replay_of, losses, unique_scope, backoff, headers
+  FROM gone
 )
-INSERT INTO pgqueue.finished_jobs
-  (id, created_at, run_at, started_at, finished_at, epoch, timeout, attempt, max_attempts, released, priority, state,
-   worker_id, type, queue, unique_key, unique_hash, concurrency_key, reason, payload, result, errors)
-SELECT id, created_at, run_at, started_at, clock_timestamp(), epoch, timeout, attempt, max_attempts, released, priority,
-       'cancelled', worker_id, type, queue, unique_key, unique_hash, concurrency_key, 'cancelled', payload, result, errors
-FROM gone RETURNING id
+SELECT id, type FROM gone ORDER BY id
 
 -- name: lanes
--- The (queue, type) pairs with pending jobs, by a loose index scan: one probe a lane, however many jobs it holds.
+-- The lanes with pending jobs and what stands first in each, by a loose index scan: one probe a lane, however many
+-- jobs it holds. A lane is queue, type and whether its jobs have a key; in a queue that ages, each priority is one.
 WITH RECURSIVE lane AS (
-  (SELECT queue, type FROM pgqueue.jobs WHERE state = 'pending' ORDER BY queue, type LIMIT 1)
+  (SELECT queue, type, keyed, priority, run_at FROM pgqueue.jobs WHERE state = 'pending'
+   ORDER BY queue, type, keyed, priority, run_at LIMIT 1)
   UNION ALL
-  SELECT following.queue, following.type FROM lane CROSS JOIN LATERAL (
-    SELECT job.queue, job.type FROM pgqueue.jobs AS job
-    WHERE job.state = 'pending' AND (job.queue, job.type) > (lane.queue, lane.type)
-    ORDER BY job.queue, job.type LIMIT 1) AS following
+  SELECT following.queue, following.type, following.keyed, following.priority, following.run_at
+  FROM lane CROSS JOIN LATERAL (
+    SELECT job.queue, job.type, job.keyed, job.priority, job.run_at FROM pgqueue.jobs AS job
+    WHERE job.state = 'pending' AND (job.queue, job.type, job.keyed, job.priority) >
+      (lane.queue, lane.type, lane.keyed, CASE WHEN lane.queue = ANY(%(ageing)s::text[]) THEN lane.priority ELSE 32767 END)
+    ORDER BY job.queue, job.type, job.keyed, job.priority, job.run_at LIMIT 1) AS following
 )
-SELECT queue, type FROM lane
+SELECT queue, type, keyed, priority, run_at FROM lane
+
+-- name: key_lanes
+-- The keys with pending jobs in these lanes, from `after` on, and what stands first in each; at most `limit` a lane.
+SELECT wanted.queue, wanted.type, found.concurrency_key, found.priority, found.run_at
+FROM unnest(%(queues)s::text[], %(types)s::text[], %(afters)s::text[], %(ageing)s::boolean[])
+  AS wanted(queue, type, after, ageing)
+CROSS JOIN LATERAL (
+  WITH RECURSIVE lane AS (
+    (SELECT concurrency_key, priority, run_at, 1 AS number FROM pgqueue.jobs
+     WHERE state = 'pending' AND keyed AND queue = wanted.queue AND type = wanted.type AND concurrency_key > wanted.after
+     ORDER BY concurrency_key, priority, run_at LIMIT 1)
+    UNION ALL
+    SELECT following.concurrency_key, following.priority, following.run_at, lane.number + 1
+    FROM lane CROSS JOIN LATERAL (
+      SELECT job.concurrency_key, job.priority, job.run_at FROM pgqueue.jobs AS job
+      WHERE job.state = 'pending' AND job.keyed AND job.queue = wanted.queue AND job.type = wanted.type
+        AND (job.concurrency_key, job.priority) >
+            (lane.concurrency_key, CASE WHEN wanted.ageing THEN lane.priority ELSE 32767 END)
+      ORDER BY job.concurrency_key, job.priority, job.run_at LIMIT 1) AS following
+    WHERE lane.number < %(limit)s
+  )
+  SELECT concurrency_key, priority, run_at FROM lane) AS found
 
 -- name: dispatch
--- The one move from pending to processing. Each lane gives at most its quota, from its low-water mark on.
+-- The one move from pending to processing. Each lane gives at most its quota, from its low-water mark on, up to its
+-- last priority; under strict order the first job of a key alone, and only while none of the key is under way.
 -- Runs behind leader.fence in the same transaction.
 WITH picked AS MATERIALIZED (
   SELECT job.place
   FROM unnest(%(queues)s::text[], %(types)s::text[], %(quotas)s::integer[], %(priorities)s::smallint[],
-              %(run_ats)s::timestamptz[], %(ids)s::bigint[]) AS lane(queue, type, quota, priority, run_at, id)
+              %(run_ats)s::timestamptz[], %(ids)s::bigint[], %(last_priorities)s::smallint[], %(keyeds)s::boolean[],
+              %(keys)s::text[], %(stricts)s::boolean[])
+    AS lane(queue, type, quota, priority, run_at, id, last_priority, keyed, key, strict)
   CROSS JOIN LATERAL (
-    SELECT ctid AS place FROM pgqueue.jobs
-    WHERE state = 'pending' AND queue = lane.queue AND type = lane.type
-      AND (priority, run_at, id) > (lane.priority, lane.run_at, lane.id)
-    ORDER BY priority, run_at, id LIMIT lane.quota FOR UPDATE SKIP LOCKED) AS job
+    SELECT place FROM (
+      SELECT ctid AS place FROM pgqueue.jobs
+      WHERE lane.key IS NULL AND state = 'pending' AND queue = lane.queue AND type = lane.type AND keyed = lane.keyed
+        AND (priority, run_at, id) > (lane.priority, lane.run_at, lane.id) AND priority <= lane.last_priority
+        AND NOT cancel_requested AND (expires_at IS NULL OR expires_at > clock_timestamp())
+      ORDER BY priority, run_at, id LIMIT lane.quota FOR UPDATE SKIP LOCKED) AS whole
+    UNION ALL
+    SELECT place FROM (
+      SELECT job.ctid AS place FROM pgqueue.jobs AS job
+      WHERE lane.key IS NOT NULL AND job.state = 'pending' AND job.keyed AND job.queue = lane.queue
+        AND job.type = lane.type AND job.concurrency_key = lane.key
+        AND (job.priority, job.run_at, job.id) > (lane.priority, lane.run_at, lane.id)
+        AND job.priority <= lane.last_priority
+        AND NOT job.cancel_requested AND (job.expires_at IS NULL OR job.expires_at > clock_timestamp())
+        AND (NOT lane.strict OR (
+          (job.attempt > 0 OR job.id = (
+            SELECT head.id FROM pgqueue.jobs AS head
+            WHERE head.state = 'pending' AND head.keyed AND head.queue = lane.queue AND head.type = lane.type
+              AND head.concurrency_key = lane.key AND NOT head.cancel_requested
+              AND (head.expires_at IS NULL OR head.expires_at > clock_timestamp())
+            ORDER BY head.priority, head.run_at, head.id LIMIT 1))
+          AND NOT EXISTS (
+            SELECT FROM pgqueue.jobs AS other
+            WHERE other.keyed AND other.attempt > 0 AND other.type = lane.type AND other.concurrency_key = lane.key
+              AND other.id <> job.id)))
+      ORDER BY job.priority, job.run_at, job.id LIMIT lane.quota FOR UPDATE OF job SKIP LOCKED) AS of_key
+  ) AS job
 )
 UPDATE pgqueue.jobs
 SET state = 'processing', attempt = attempt + 1, worker_id = %(worker_id)s, epoch = %(epoch)s,
-    started_at = clock_timestamp(), reason = NULL
+    started_at = clock_timestamp(), reason = NULL,
+    unique_hash = CASE WHEN unique_scope = 'pending' THEN NULL ELSE unique_hash END
 WHERE ctid = ANY(ARRAY(SELECT place FROM picked))
 RETURNING id, type, CAST(payload AS text), queue, priority, attempt, max_attempts, released, timeout, run_at,
-          created_at, started_at, unique_key, concurrency_key, CAST(errors AS text)
+          created_at, started_at, unique_key, concurrency_key, CAST(errors AS text), losses, backoff,
+          CAST(headers AS text), replay_of
 
 -- name: finish
 -- The one way a processing job ends: fenced by id, attempt, worker and state; out of the hot table, into the history.
@@ -142,8 +246,8 @@ RETURNING id, type, CAST(payload AS text), queue, priority, attempt, max_attempt
 -- Of a job's errors the last five are kept.
 WITH outcome AS MATERIALIZED (
   SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[], %(states)s::text[], %(reasons)s::text[],
-                       %(results)s::text[], %(errors)s::text[], %(max_attempts)s::integer[])
-    AS outcome(id, attempt, state, reason, result, error, max_attempts)
+                       %(results)s::text[], %(errors)s::text[], %(max_attempts)s::integer[], %(losts)s::boolean[])
+    AS outcome(id, attempt, state, reason, result, error, max_attempts, lost)
 ), locked AS MATERIALIZED (
   SELECT outcome.*, job.place FROM outcome CROSS JOIN LATERAL (
     SELECT ctid AS place FROM pgqueue.jobs
@@ -155,23 +259,27 @@ WITH outcome AS MATERIALIZED (
 )
 INSERT INTO pgqueue.finished_jobs
   (id, created_at, run_at, started_at, finished_at, epoch, timeout, attempt, max_attempts, released, priority, state,
-   worker_id, type, queue, unique_key, unique_hash, concurrency_key, reason, payload, result, errors)
+   worker_id, type, queue, unique_key, unique_hash, concurrency_key, reason, payload, result, errors,
+   expires_at, replay_of, losses, unique_scope, backoff, headers)
 SELECT gone.id, gone.created_at, gone.run_at, gone.started_at, clock_timestamp(), gone.epoch, gone.timeout, gone.attempt,
        coalesce(gone.max_attempts, locked.max_attempts), gone.released, gone.priority,
        CAST(locked.state AS pgqueue.job_state), gone.worker_id, gone.type, gone.queue, gone.unique_key, gone.unique_hash,
        gone.concurrency_key, locked.reason, gone.payload, CAST(locked.result AS jsonb),
        CASE WHEN locked.error IS NULL THEN gone.errors ELSE
-         jsonb_path_query_array(coalesce(gone.errors, '[]') || CAST(locked.error AS jsonb), '$[last - 4 to last]') END
+         jsonb_path_query_array(coalesce(gone.errors, '[]') || CAST(locked.error AS jsonb), '$[last - 4 to last]') END,
+       gone.expires_at, gone.replay_of, gone.losses + CASE WHEN locked.lost THEN 1 ELSE 0 END, gone.unique_scope,
+       gone.backoff, gone.headers
 FROM gone JOIN locked ON locked.id = gone.id
 RETURNING id
 
 -- name: put_back
 -- A processing job that will run again: scheduled after a delay, or pending at its old place when released.
--- Fenced like finish.
+-- Fenced like finish. Tells which of them gave their unique key up when they started: retake_keys asks for it again.
 WITH outcome AS MATERIALIZED (
   SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[], %(states)s::text[], %(reasons)s::text[],
-                       %(delays)s::double precision[], %(errors)s::text[], %(released)s::integer[])
-    AS outcome(id, attempt, state, reason, delay, error, released)
+                       %(delays)s::double precision[], %(errors)s::text[], %(released)s::integer[],
+                       %(losts)s::boolean[])
+    AS outcome(id, attempt, state, reason, delay, error, released, lost)
 ), locked AS MATERIALIZED (
   SELECT outcome.*, job.place FROM outcome CROSS JOIN LATERAL (
     SELECT ctid AS place FROM pgqueue.jobs
@@ -181,6 +289,7 @@ WITH outcome AS MATERIALIZED (
 )
 UPDATE pgqueue.jobs AS job
 SET state = CAST(locked.state AS pgqueue.job_state), reason = locked.reason, released = job.released + locked.released,
+    losses = job.losses + CASE WHEN locked.lost THEN 1 ELSE 0 END,
     run_at = CASE WHEN locked.state = 'scheduled'
                   THEN clock_timestamp() + make_interval(secs => locked.delay) ELSE job.run_at END,
     errors = CASE WHEN locked.error IS NULL THEN job.errors ELSE
@@ -188,11 +297,12 @@ SET state = CAST(locked.state AS pgqueue.job_state), reason = locked.reason, rel
     worker_id = NULL, started_at = NULL
 FROM locked
 WHERE job.ctid = ANY(ARRAY(SELECT place FROM locked)) AND job.id = locked.id
-RETURNING job.id
+RETURNING job.id, job.unique_scope = 'pending' AND job.unique_key IS NOT NULL
 
 -- name: processing
 -- What is running, for a leader that has just taken over.
-SELECT id, attempt, type, worker_id, timeout, CAST(extract(epoch FROM clock_timestamp() - started_at) AS double precision)
+SELECT id, attempt, type, queue, concurrency_key, worker_id, timeout,
+       CAST(extract(epoch FROM clock_timestamp() - started_at) AS double precision)
 FROM pgqueue.jobs WHERE state = 'processing'
 
 -- name: no_longer_processing
@@ -206,18 +316,19 @@ WHERE job.alive IS NULL
 
 -- name: stale_of_workers
 -- The jobs of workers that are dead or unknown, locked for the verdict.
-SELECT id, attempt, type, queue, max_attempts, released, worker_id
+SELECT id, attempt, type, queue, max_attempts, released, worker_id, losses, backoff, concurrency_key
 FROM pgqueue.jobs WHERE state = 'processing' AND worker_id = ANY(%(worker_ids)s::uuid[])
 ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 
 -- name: assigned
 -- What a worker holds: it compares with what it knows.
-SELECT id, attempt, type, queue, max_attempts, released, worker_id
+SELECT id, attempt, type, queue, max_attempts, released, worker_id, losses, backoff, concurrency_key
 FROM pgqueue.jobs WHERE state = 'processing' AND worker_id = %(worker_id)s
 
 -- name: stale_by_timeout
 -- Which of these runs are still processing `seconds` after they started, locked for the verdict.
-SELECT job.id, job.attempt, job.type, job.queue, job.max_attempts, job.released, job.worker_id
+SELECT job.id, job.attempt, job.type, job.queue, job.max_attempts, job.released, job.worker_id,
+       job.losses, job.backoff, job.concurrency_key
 FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[], %(seconds)s::double precision[]) AS run(id, attempt, seconds)
 CROSS JOIN LATERAL (
   SELECT * FROM pgqueue.jobs
@@ -232,28 +343,48 @@ WITH due AS MATERIALIZED (
   ORDER BY run_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 UPDATE pgqueue.jobs SET state = 'pending' WHERE ctid = ANY(ARRAY(SELECT place FROM due))
-RETURNING queue, type, priority, run_at, id
+RETURNING queue, type, priority, run_at, id, concurrency_key
 
 -- name: next_due
 -- Seconds until the next scheduled job, NULL without any.
 SELECT CAST(extract(epoch FROM min(run_at) - clock_timestamp()) AS double precision)
 FROM pgqueue.jobs WHERE state = 'scheduled'
 
--- name: fail_unknown
--- Under strict types: pending jobs of types nobody can execute end as failed.
-WITH picked AS MATERIALIZED (
-  SELECT job.place FROM unnest(%(queues)s::text[], %(types)s::text[]) AS lane(queue, type) CROSS JOIN LATERAL (
-    SELECT ctid AS place FROM pgqueue.jobs WHERE state = 'pending' AND queue = lane.queue AND type = lane.type
-    ORDER BY priority, run_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS job
-), gone AS (
-  DELETE FROM pgqueue.jobs WHERE ctid = ANY(ARRAY(SELECT place FROM picked)) RETURNING *
+-- name: lock_unknown
+-- Under strict types: pending jobs of types nobody can execute, locked, to be closed as failed.
+SELECT job.id, job.type FROM unnest(%(queues)s::text[], %(types)s::text[]) AS lane(queue, type) CROSS JOIN LATERAL (
+  SELECT id, type FROM pgqueue.jobs
+  WHERE state = 'pending' AND queue = lane.queue AND type = lane.type
+  ORDER BY keyed, priority, run_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS job
+
+-- name: lock_expired
+-- Jobs that did not start in time; locked, to be closed.
+SELECT id FROM pgqueue.jobs
+WHERE expires_at <= clock_timestamp() AND expires_at IS NOT NULL AND state <> 'processing'
+ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+
+-- name: lock_cancelled
+-- Jobs that were told to stop while they ran and were put back all the same; locked, to be closed.
+SELECT id FROM pgqueue.jobs WHERE cancel_requested AND state IN ('scheduled', 'waiting', 'pending')
+ORDER BY worker_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+
+-- name: next_expiry
+-- Seconds until the next job expires, NULL without any; and whether any was told to stop and did not run on.
+SELECT (SELECT CAST(extract(epoch FROM min(expires_at) - clock_timestamp()) AS double precision) FROM pgqueue.jobs
+        WHERE expires_at IS NOT NULL AND state <> 'processing'),
+       EXISTS (SELECT FROM pgqueue.jobs WHERE cancel_requested AND state IN ('scheduled', 'waiting', 'pending'))
+
+-- name: request_cancel
+-- Tell a running job to stop; its worker hears of it by NOTIFY or at its next heartbeat.
+WITH told AS (
+  UPDATE pgqueue.jobs SET cancel_requested = true WHERE id = %(id)s AND state = 'processing' RETURNING id
 )
-INSERT INTO pgqueue.finished_jobs
-  (id, created_at, run_at, started_at, finished_at, epoch, timeout, attempt, max_attempts, released, priority, state,
-   worker_id, type, queue, unique_key, unique_hash, concurrency_key, reason, payload, result, errors)
-SELECT id, created_at, run_at, started_at, clock_timestamp(), epoch, timeout, attempt, max_attempts, released, priority,
-       'failed', worker_id, type, queue, unique_key, unique_hash, concurrency_key, 'unknown_type', payload, result,
-       jsonb_path_query_array(coalesce(errors, '[]') || jsonb_build_object(
-         'attempt', attempt, 'at', clock_timestamp(), 'where', 'leader', 'class', 'UnknownJobTypeError',
-         'message', 'unknown job type: ' || type), '$[last - 4 to last]')
-FROM gone RETURNING id, type
+SELECT id, CAST(pg_notify(%(control_channel)s, 'cancel ' || id) AS text) FROM told
+
+-- name: cancel_requests
+-- Which of this worker's jobs were told to stop.
+SELECT id, attempt FROM pgqueue.jobs WHERE cancel_requested AND worker_id = %(worker_id)s AND state = 'processing'
+
+-- name: retake_keys
+-- Jobs put back that gave their unique key up when they started: it is theirs again where it is free.
+SELECT pgqueue.retake_keys(%(ids)s::bigint[])

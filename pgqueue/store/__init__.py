@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from pgqueue.store import jobs, leader, statistics, workers
+from pgqueue.store import configuration, enqueue, jobs, leader, rate_buckets, statistics, unique_keys, workers
 from pgqueue.store.statement import Row, Statement
 
-__all__ = ["Row", "Statement", "jobs", "leader", "statistics", "workers"]
+__all__ = [
+    "Row",
+    "Statement",
+    "configuration",
+    "enqueue",
+    "jobs",
+    "leader",
+    "rate_buckets",
+    "statistics",
+    "unique_keys",
+    "workers",
+]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pgqueue.job import EncodedJob, Job, JobState
+from pgqueue.job import Job, JobState, Reason
 from pgqueue.outcome import Outcome
 from pgqueue.store.statement import Bell, Row, Statement, scalar
 
-Inserted = tuple[int | None, str | None, datetime | None, datetime | None]
-"""id, state, run_at and created_at of a row that went in; all None where a unique key kept it out."""
 Run = tuple[int, int]
 """A job's id and attempt: the fence of one run."""
 
@@ -29,13 +27,45 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class LaneQuota:
-    """How many jobs one lane may give in one dispatch."""
+class Lane:
+    """Jobs that are dispatched in one order: those of a queue and type, with a concurrency key or without.
+
+    Where keys must be told apart each `key` is a lane; where a queue ages each `level` of priority is one.
+    """
 
     queue: str
     type: str
+    keyed: bool = False
+    key: str | None = None
+    level: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneHead:
+    """A lane with pending jobs, and what stands first in it."""
+
+    lane: Lane
+    priority: int
+    run_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A job that was ended without a run."""
+
+    id: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneQuota:
+    """How many jobs one lane may give in one dispatch: those above `mark`, up to priority `last_priority`."""
+
+    lane: Lane
     quota: int
     mark: Mark
+    last_priority: int = 32_767
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,91 +75,11 @@ class Processing:
     id: int
     attempt: int
     type: str
+    queue: str
+    concurrency_key: str | None
     worker_id: UUID
     timeout: float | None
     seconds: float
-
-
-def enqueue(job: EncodedJob, bell: Bell) -> Statement[Inserted]:
-    """Insert one job without a unique key."""
-    params = {
-        "type": job.type,
-        "queue": job.queue,
-        "priority": job.priority,
-        "payload": job.payload_text,
-        "run_at": job.run_at.isoformat() if job.run_at else None,
-        "delay": job.delay,
-        "max_attempts": job.max_attempts,
-        "timeout": job.timeout,
-        "concurrency_key": job.concurrency_key,
-        **bell.params,
-    }
-    return Statement("jobs.enqueue", params, lambda rows: tuple(rows[0]))
-
-
-def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell) -> Statement[list[Inserted]]:
-    """Insert jobs, with unique keys or without; the result is in the order given."""
-    hashes = [job.unique_hash for job in jobs]
-    params = {
-        "types": [job.type for job in jobs],
-        "queues": [job.queue for job in jobs],
-        "priorities": [job.priority for job in jobs],
-        "payloads": [job.payload_text for job in jobs],
-        "run_ats": [job.run_at.isoformat() if job.run_at else None for job in jobs],
-        "delays": [job.delay for job in jobs],
-        "max_attempts": [job.max_attempts for job in jobs],
-        "timeouts": [job.timeout for job in jobs],
-        "unique_keys": [job.unique_key for job in jobs],
-        "unique_hashes": [value.hex() if value else None for value in hashes],
-        "concurrency_keys": [job.concurrency_key for job in jobs],
-        **bell.params,
-    }
-    return Statement("jobs.enqueue_many", params, lambda rows: [tuple(row) for row in rows])
-
-
-def live_by_unique_hash(hashes: Iterable[bytes]) -> Statement[dict[bytes, Job]]:
-    """The live jobs that hold these unique hashes."""
-
-    def parse(rows: list[Row]) -> dict[bytes, Job]:
-        return {bytes.fromhex(row[0]): job_of(row[1:], existing=True) for row in rows}
-
-    return Statement("jobs.live_by_unique_hash", {"hashes": [value.hex() for value in hashes]}, parse)
-
-
-def reserve_ids(count: int) -> Statement[tuple[list[int], datetime]]:
-    """Ids for `count` rows that go in by COPY, and the database's time."""
-    return Statement("jobs.reserve_ids", {"count": count}, lambda rows: (rows[0][0], rows[0][1]))
-
-
-def copy_line(job: EncodedJob, job_id: int, now: datetime, now_text: str) -> tuple[str, JobState, datetime]:
-    """One row of `jobs.copy_in` in COPY's text format, with the state and run_at it says."""
-    run_at, due = now, now_text
-    if job.delay is not None:
-        run_at = now + timedelta(seconds=job.delay)
-        due = run_at.isoformat()
-    elif job.run_at is not None:
-        run_at, due = job.run_at, job.run_at.isoformat()
-    state = JobState.SCHEDULED if run_at > now else JobState.PENDING
-    payload = job.payload_text.replace("\\", "\\\\") if "\\" in job.payload_text else job.payload_text
-    key = _copy_text(job.concurrency_key)
-    attempts = r"\N" if job.max_attempts is None else job.max_attempts
-    timeout = r"\N" if job.timeout is None else job.timeout
-    line = (
-        f"{job_id}\t{job.type}\t{job.queue}\t{job.priority}\t{payload}\t{state.value}\t{due}\t{now_text}\t"
-        f"{attempts}\t{timeout}\t{key}\n"
-    )
-    return line, state, run_at
-
-
-def _copy_text(text: str | None) -> str:
-    if text is None:
-        return r"\N"
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-
-
-def ring(bell: Bell) -> Statement[Any]:
-    """Wake the leader if it sleeps."""
-    return Statement("jobs.ring", bell.params, scalar)
 
 
 def get(job_id: int) -> Statement[Job | None]:
@@ -150,25 +100,81 @@ def list_jobs(
     return Statement("jobs.list_jobs", params, lambda rows: [job_of(row) for row in rows])
 
 
-def cancel(job_id: int) -> Statement[bool]:
-    """End a job that has not started."""
-    return Statement("jobs.cancel", {"id": job_id}, bool)
+def lock_unstarted(job_id: int) -> Statement[bool]:
+    """Lock a job that has not started; False where it has, or is over."""
+    return Statement("jobs.lock_unstarted", {"id": job_id}, bool)
 
 
-def lanes() -> Statement[list[tuple[str, str]]]:
-    """The (queue, type) pairs that have pending jobs."""
-    return Statement("jobs.lanes", {}, lambda rows: [(row[0], row[1]) for row in rows])
+def close(
+    ids: Sequence[int], state: JobState, reason: Reason, error: dict[str, Any] | None = None
+) -> Statement[list[Closed]]:
+    """End jobs that have not started (again)."""
+    params = {
+        "ids": list(ids),
+        "state": state.value,
+        "reason": reason.value,
+        "error": json.dumps(error) if error else None,
+    }
+    return Statement("jobs.close", params, lambda rows: [Closed(*row) for row in rows])
 
 
-def dispatch(lanes: Sequence[LaneQuota], worker_id: UUID, epoch: int) -> Statement[list[Job]]:
+def reschedule(job_id: int, run_at: datetime | None, delay: float | None) -> Statement[bool]:
+    """Another due time for a job that has not started (neither: now); False where it has."""
+    params = {"id": job_id, "run_at": run_at.isoformat() if run_at else None, "delay": delay}
+    return Statement("jobs.reschedule", params, bool)
+
+
+def set_priority(job_id: int, priority: int) -> Statement[bool]:
+    """Another priority for a job that has not started; False where it has."""
+    return Statement("jobs.set_priority", {"id": job_id, "priority": priority}, bool)
+
+
+def lanes(ageing: Sequence[str]) -> Statement[list[LaneHead]]:
+    """The lanes that have pending jobs; in the `ageing` queues each priority is a lane."""
+    aged = set(ageing)
+
+    def parse(rows: list[Row]) -> list[LaneHead]:
+        return [
+            LaneHead(Lane(row[0], row[1], row[2], None, row[3] if row[0] in aged else None), row[3], row[4])
+            for row in rows
+        ]
+
+    return Statement("jobs.lanes", {"ageing": list(ageing)}, parse)
+
+
+def key_lanes(wanted: Sequence[tuple[str, str, str, bool]], limit: int) -> Statement[list[LaneHead]]:
+    """The keys with pending jobs, as lanes, at most `limit` of each (queue, type, after which key, ageing)."""
+    aged = {(queue, job_type) for queue, job_type, _, ageing in wanted if ageing}
+    params = {
+        "queues": [item[0] for item in wanted],
+        "types": [item[1] for item in wanted],
+        "afters": [item[2] for item in wanted],
+        "ageing": [item[3] for item in wanted],
+        "limit": limit,
+    }
+
+    def parse(rows: list[Row]) -> list[LaneHead]:
+        return [
+            LaneHead(Lane(row[0], row[1], True, row[2], row[3] if (row[0], row[1]) in aged else None), row[3], row[4])
+            for row in rows
+        ]
+
+    return Statement("jobs.key_lanes", params, parse)
+
+
+def dispatch(quotas: Sequence[LaneQuota], worker_id: UUID, epoch: int) -> Statement[list[Job]]:
     """Move jobs from pending to processing; runs behind the leader's fence."""
     params = {
-        "queues": [lane.queue for lane in lanes],
-        "types": [lane.type for lane in lanes],
-        "quotas": [lane.quota for lane in lanes],
-        "priorities": [lane.mark.priority for lane in lanes],
-        "run_ats": [str(lane.mark.run_at) for lane in lanes],
-        "ids": [lane.mark.id for lane in lanes],
+        "queues": [item.lane.queue for item in quotas],
+        "types": [item.lane.type for item in quotas],
+        "quotas": [item.quota for item in quotas],
+        "priorities": [item.mark.priority for item in quotas],
+        "run_ats": [str(item.mark.run_at) for item in quotas],
+        "ids": [item.mark.id for item in quotas],
+        "last_priorities": [item.last_priority for item in quotas],
+        "keyeds": [item.lane.keyed for item in quotas],
+        "keys": [item.lane.key for item in quotas],
+        "stricts": [item.strict for item in quotas],
         "worker_id": worker_id,
         "epoch": epoch,
     }
@@ -178,7 +184,8 @@ def dispatch(lanes: Sequence[LaneQuota], worker_id: UUID, epoch: int) -> Stateme
             Job(
                 row[0], row[1], row[2], row[3], JobState.PROCESSING, row[4], row[5], row[6], row[7], row[8],
                 row[9], row[10], row[11], None, worker_id, epoch, row[12], row[13], None, None,
-                json.loads(row[14]) if row[14] else [],
+                json.loads(row[14]) if row[14] else [], False, False, None, row[18], row[15], row[16],
+                _json(row[17]),
             )
             for row in rows
         ]  # fmt: skip
@@ -196,14 +203,19 @@ def finish(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> Statement
     return Statement("jobs.finish", params, lambda rows: {row[0] for row in rows})
 
 
-def put_back(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> Statement[set[int]]:
-    """Give runs another chance; the result is the ids that were put back."""
+def put_back(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> Statement[dict[int, bool]]:
+    """Give runs another chance; the result is the ids that were put back: True where a key is to be taken again."""
     params = {
         **_fences(outcomes, worker_ids),
         "delays": [outcome.delay for outcome in outcomes],
         "released": [outcome.released for outcome in outcomes],
     }
-    return Statement("jobs.put_back", params, lambda rows: {row[0] for row in rows})
+    return Statement("jobs.put_back", params, lambda rows: {row[0]: bool(row[1]) for row in rows})
+
+
+def retake_keys(ids: Sequence[int]) -> Statement[list[int]]:
+    """Jobs put back take their unique keys again where they are free; the result is those that did."""
+    return Statement("jobs.retake_keys", {"ids": list(ids)}, scalar)
 
 
 def _fences(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> dict[str, Any]:
@@ -213,6 +225,7 @@ def _fences(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> dict[str
         "states": [outcome.state.value for outcome in outcomes],
         "reasons": [outcome.reason.value if outcome.reason else None for outcome in outcomes],
         "errors": [json.dumps(outcome.error) if outcome.error else None for outcome in outcomes],
+        "losts": [outcome.lost for outcome in outcomes],
         "worker_ids": list(worker_ids),
     }
 
@@ -253,7 +266,7 @@ def _stale(rows: list[Row]) -> list[Job]:
     return [
         Job(
             row[0], row[2], {}, queue=row[3], state=JobState.PROCESSING, attempt=row[1], max_attempts=row[4],
-            released=row[5], worker_id=row[6],
+            released=row[5], worker_id=row[6], losses=row[7], backoff=row[8], concurrency_key=row[9],
         )
         for row in rows
     ]  # fmt: skip
@@ -268,6 +281,7 @@ class Promoted:
     priority: int
     run_at: datetime
     id: int
+    concurrency_key: str | None = None
 
 
 def promote(limit: int) -> Statement[list[Promoted]]:
@@ -280,19 +294,45 @@ def next_due() -> Statement[float | None]:
     return Statement("jobs.next_due", {}, scalar)
 
 
-def fail_unknown(lanes: Sequence[tuple[str, str]], limit: int) -> Statement[list[tuple[int, str]]]:
-    """End pending jobs of these lanes as failed: nobody can execute their types."""
+def lock_unknown(lanes: Sequence[tuple[str, str]], limit: int) -> Statement[list[tuple[int, str]]]:
+    """Pending jobs (id, type) of these (queue, type) pairs, locked: nobody can execute them."""
     params = {"queues": [lane[0] for lane in lanes], "types": [lane[1] for lane in lanes], "limit": limit}
-    return Statement("jobs.fail_unknown", params, lambda rows: [(row[0], row[1]) for row in rows])
+    return Statement("jobs.lock_unknown", params, lambda rows: [(row[0], row[1]) for row in rows])
+
+
+def lock_expired(limit: int) -> Statement[list[int]]:
+    """Jobs that did not start in time, locked."""
+    return Statement("jobs.lock_expired", {"limit": limit}, lambda rows: [row[0] for row in rows])
+
+
+def lock_cancelled(limit: int) -> Statement[list[int]]:
+    """Jobs that were told to stop and do not run any more, locked."""
+    return Statement("jobs.lock_cancelled", {"limit": limit}, lambda rows: [row[0] for row in rows])
+
+
+def next_expiry() -> Statement[tuple[float | None, bool]]:
+    """Seconds until the next job expires (None without any), and whether any waits that was told to stop."""
+    return Statement("jobs.next_expiry", {}, lambda rows: (rows[0][0], rows[0][1]))
+
+
+def request_cancel(job_id: int, bell: Bell) -> Statement[bool]:
+    """Tell a running job to stop; False where it does not run."""
+    return Statement("jobs.request_cancel", {"id": job_id, "control_channel": bell.control_channel}, bool)
+
+
+def cancel_requests(worker_id: UUID) -> Statement[list[Run]]:
+    """Which of the worker's runs were told to stop."""
+    return Statement("jobs.cancel_requests", {"worker_id": worker_id}, lambda rows: [(row[0], row[1]) for row in rows])
 
 
 def job_of(row: Row, *, existing: bool = False) -> Job:
-    """A `Job` of the 21 columns that `get`, `list_jobs` and `live_by_unique_hash` select."""
+    """A `Job` of the 26 columns that `get`, `list_jobs` and `live_by_unique_hash` select."""
     return Job(
         id=row[0], type=row[1], payload=_json(row[2]), queue=row[3], state=JobState(row[4]), priority=row[5],
         attempt=row[6], max_attempts=row[7], released=row[8], timeout=row[9], run_at=row[10], created_at=row[11],
         started_at=row[12], finished_at=row[13], worker_id=row[14], epoch=row[15], unique_key=row[16],
         concurrency_key=row[17], reason=row[18], result=_json(row[19]), errors=_json(row[20]) or [], existing=existing,
+        expires_at=row[21], replay_of=row[22], losses=row[23], backoff=row[24], headers=_json(row[25]),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Statements over workers, job types and queues: sql/workers.sql, sql/job_types.sql, sql/queues.sql."""
+"""Statements over workers: sql/workers.sql."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from pgqueue.registry import Registration
-from pgqueue.store.statement import Bell, Statement, nothing, scalar
+from pgqueue.store.statement import Statement, nothing, scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,37 +24,6 @@ class WorkerInfo:
     heartbeat_at: datetime
     dead: bool
     processing: int
-
-
-@dataclass(frozen=True, slots=True)
-class TypeConfig:
-    """One job type: the code's values, and the operator's limit (0: none, None: the code's holds)."""
-
-    type: str
-    max_concurrency: int | None
-    max_attempts: int | None
-    timeout: float | None
-    operator_max_concurrency: int | None
-    declared_at: datetime | None
-    operator_changed_at: datetime | None
-    operator_changed_by: str | None
-
-    @property
-    def limit(self) -> int | None:
-        """The limit in force; None: no limit."""
-        if self.operator_max_concurrency is not None:
-            return self.operator_max_concurrency or None
-        return self.max_concurrency
-
-
-@dataclass(frozen=True, slots=True)
-class QueueConfig:
-    """One configured queue."""
-
-    name: str
-    weight: int
-    paused: bool
-    leader: str
 
 
 def register(
@@ -114,30 +82,3 @@ def forget_dead() -> Statement[None]:
 def list_workers() -> Statement[list[WorkerInfo]]:
     """Every worker, oldest first."""
     return Statement("workers.list_workers", {}, lambda rows: [WorkerInfo(*row) for row in rows])
-
-
-def declare(registrations: Sequence[Registration]) -> Statement[None]:
-    """Write the code's values of these types."""
-    params = {
-        "types": [item.type for item in registrations],
-        "max_concurrencies": [item.max_concurrency for item in registrations],
-        "max_attempts": [item.max_attempts for item in registrations],
-        "timeouts": [item.timeout for item in registrations],
-    }
-    return Statement("job_types.declare", params, nothing)
-
-
-def read_types() -> Statement[list[TypeConfig]]:
-    """Every declared or configured type."""
-    return Statement("job_types.read_types", {}, lambda rows: [TypeConfig(*row) for row in rows])
-
-
-def set_limit(job_type: str, limit: int | None, actor: str, bell: Bell) -> Statement[None]:
-    """The operator's limit: 0 for none, None for the code's again."""
-    params = {"type": job_type, "limit": limit, "actor": actor, "control_channel": bell.control_channel}
-    return Statement("job_types.set_limit", params, nothing)
-
-
-def read_queues() -> Statement[list[QueueConfig]]:
-    """Every configured queue."""
-    return Statement("queues.read_queues", {}, lambda rows: [QueueConfig(*row) for row in rows])

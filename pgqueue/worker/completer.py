@@ -123,9 +123,13 @@ class Completer:
         """The ids that were written; the others are locked or stale."""
         workers = list({worker for _, worker in batch})
         outcomes = [outcome for outcome, _ in batch]
-        make = store.jobs.finish if outcomes[0].state.finished else store.jobs.put_back
         try:
-            return await self._execute(make(outcomes, workers))
+            if outcomes[0].state.finished:
+                return await self._execute(store.jobs.finish(outcomes, workers))
+            put_back = await self._execute(store.jobs.put_back(outcomes, workers))
+            if given_up := [number for number, gave in put_back.items() if gave]:
+                await self._execute(store.jobs.retake_keys(given_up))
+            return set(put_back)
         except (DatabaseError, ValueError) as error:
             if len(batch) > 1:
                 half = len(batch) // 2

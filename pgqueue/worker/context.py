@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any
 from uuid import UUID
 
 from pgqueue.job import Job
@@ -49,15 +50,17 @@ class JobContext:
         deadline: when the run times out, on `time.monotonic()`'s clock; None without a limit.
         cancelled: set when the run should stop: its time is up, or the worker is stopping.
         worker_id: the worker that runs it.
+        payload: the payload, as the model its type was registered with; without one the JSON object.
     """
 
-    __slots__ = ("cancelled", "deadline", "job", "worker_id")
+    __slots__ = ("cancelled", "deadline", "job", "payload", "worker_id")
 
     def __init__(self, job: Job, worker_id: UUID) -> None:
         self.job = job
         self.worker_id = worker_id
         self.deadline = time.monotonic() + job.timeout if job.timeout else None
         self.cancelled = Cancellation()
+        self.payload: Any = job.payload
 
     @property
     def attempt(self) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import json
 import logging
+import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -18,7 +19,18 @@ from uuid import UUID
 
 from pgqueue.errors import InvalidPayloadError, UnknownJobTypeError
 from pgqueue.job import Job, JobState, Reason
-from pgqueue.outcome import JobLostError, JobReleasedError, JobTimeoutError, Outcome, decide, storable_text
+from pgqueue.outcome import (
+    DEFAULT_POLICY,
+    SIGNALS,
+    JobCancelledError,
+    JobLostError,
+    JobReleasedError,
+    JobTimeoutError,
+    Outcome,
+    decide,
+    storable_text,
+)
+from pgqueue.payloads import parse_payload
 from pgqueue.registry import Registration, Registry
 from pgqueue.worker.context import JobContext
 
@@ -91,6 +103,12 @@ class ExecutorPool:
             if run.context.worker_id == worker_id:
                 self._stop(run, JobLostError(f"worker {worker_id} lost its lease"))
 
+    def cancel(self, job_id: int) -> None:
+        """This job was told to stop: end its run, if it is here, as cancelled."""
+        for run in list(self._runs.values()):
+            if run.context.job.id == job_id:
+                self._stop(run, JobCancelledError("the job was cancelled"))
+
     def release(self) -> None:
         """Tell every run to stop and be given back; one that ends well all the same is completed."""
         for run in list(self._runs.values()):
@@ -126,9 +144,13 @@ class ExecutorPool:
             if registration is None:
                 raise UnknownJobTypeError(f"unknown job type: {job.type}")
             job.payload = _decode(job.payload)
+            if registration.payload_model is not None:
+                run.context.payload = fitted(registration.payload_model, job.payload)
             if job.timeout:
                 run.timer = self._loop.call_later(job.timeout, self._time_out, run)
             result = await self._call(registration, run)
+            if not registration.store_result and not isinstance(result, SIGNALS):
+                result = None
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything; it ends its own job and nothing else
             result = error
         finally:
@@ -162,7 +184,15 @@ class ExecutorPool:
         try:
             if not isinstance(result, BaseException):
                 result = encode_result(result, job)
-            outcome = decide(job, result, now=datetime.now(UTC), where=self._where)
+            registration = self._registry.get(job.type)
+            outcome = decide(
+                job,
+                result,
+                now=datetime.now(UTC),
+                where=self._where,
+                policy=registration.policy if registration is not None else DEFAULT_POLICY,
+                roll=random.random(),  # noqa: S311 - no secret
+            )
         except Exception as error:  # noqa: BLE001 - a result or error that cannot be described is this job's error alone
             result = error
             outcome = Outcome(
@@ -174,7 +204,7 @@ class ExecutorPool:
             )
         if run.in_thread and run.stopping is not None:
             self._abandon_threads(job)
-        if isinstance(result, BaseException) and outcome.state is JobState.FAILED:
+        if isinstance(result, BaseException) and outcome.error is not None and outcome.state is not JobState.CANCELLED:
             self._tell_error(job, result, outcome)
         del self._runs[job.id, job.attempt]
         if not self._ended:
@@ -216,7 +246,8 @@ class ExecutorPool:
     def _tell_error(self, job: Job, error: BaseException, outcome: Outcome) -> None:
         if not self._registry.error_callbacks:
             logger.warning(
-                "job failed: id %d, type %s, attempt %d, reason %s",
+                "job %s: id %d, type %s, attempt %d, reason %s",
+                "failed" if outcome.state is JobState.FAILED else "will be retried",
                 job.id,
                 job.type,
                 job.attempt,
@@ -258,6 +289,20 @@ def _decode(payload: Any) -> dict[str, Any]:
     if not isinstance(decoded, dict):
         raise InvalidPayloadError(f"payload is {type(decoded).__name__}, not a JSON object")
     return decoded
+
+
+def fitted(model: type, payload: dict[str, Any]) -> Any:
+    """The payload as `model`, a pydantic model or a dataclass.
+
+    Raises:
+        InvalidPayloadError: it does not fit.
+    """
+    if hasattr(model, "model_validate"):
+        return parse_payload(model, payload)
+    try:
+        return model(**payload)
+    except (TypeError, ValueError) as error:
+        raise InvalidPayloadError(f"payload does not fit {model.__name__}: {error}") from None
 
 
 def encode_result(result: Any, job: Job) -> str | None:

@@ -120,6 +120,10 @@ class LocalWorker:
         self._assigned.update((job.id, job.attempt) for job in jobs)
         self._handlers.call_soon_threadsafe(self._pool.execute, jobs, worker_id)
 
+    def cancel(self, job_id: int) -> None:
+        """Tell this job to stop, if it runs here."""
+        self._handlers.call_soon_threadsafe(self._pool.cancel, job_id)
+
     @contextlib.contextmanager
     def claiming(self) -> Iterator[None]:
         """Around a claim for this worker: rows may be assigned to it that it has not been given yet."""
@@ -158,6 +162,7 @@ class LocalWorker:
                 group.create_task(self.completer.run())
                 group.create_task(self._watch())
                 group.create_task(self._repair_regularly())
+                group.create_task(self._hear_cancels())
         finally:
             if self._connection is not None:
                 await self._connection.close()
@@ -175,6 +180,24 @@ class LocalWorker:
                 await self.repair()
             except PgQueueError as error:
                 logger.debug("repair put off: %s", error)
+
+    async def _hear_cancels(self) -> None:
+        """Ask which jobs were told to stop: a NOTIFY may have been missed, or there is none to be had."""
+        while True:
+            await asyncio.sleep(self._heartbeat_interval)
+            worker_id = self.worker_id
+            if worker_id is None or not self._assigned:
+                continue
+            try:
+                async with self._repairing:
+                    if self._connection is None or self._connection.closed:
+                        self._connection = await self._connect()
+                    runs = await db.arun(self._connection, store.jobs.cancel_requests(worker_id), self._schema)
+            except PgQueueError as error:
+                logger.debug("cancellations put off: %s", error)
+                continue
+            for job_id, _attempt in runs:
+                self.cancel(job_id)
 
     def _done(self, runs: Sequence[Run]) -> None:
         self._assigned.difference_update(runs)

@@ -1,0 +1,92 @@
+"""How many more jobs each lane may give in one dispatch: every limit and rate that applies, in one place. No I/O.
+
+Made for one step and spent by it: each slot given to a lane counts against its type, its queue and its key at once,
+so that several rules on one job hold together.
+"""
+
+from __future__ import annotations
+
+from pgqueue.dispatcher.configuration import UNLIMITED, Configuration
+from pgqueue.dispatcher.rates import Buckets
+from pgqueue.dispatcher.running import RunningSet
+from pgqueue.rules import RateLimit
+from pgqueue.store.jobs import Lane
+from pgqueue.store.rate_buckets import BucketKey
+
+LEAST_WAIT = 0.005  # seconds: tokens of fast rates are waited for together
+_EPSILON = 1e-6
+
+
+class Budget:
+    """What one dispatch may give.
+
+    Attributes:
+        wait: seconds until a lane that has no token gets one; None where none lacks a token.
+    """
+
+    def __init__(self, configuration: Configuration, running: RunningSet, buckets: Buckets) -> None:
+        self._configuration = configuration
+        self._running = running
+        self._buckets = buckets
+        self._left: dict[BucketKey, float] = {}
+        self._rates: dict[BucketKey, RateLimit] = {}
+        self._taken: dict[BucketKey, int] = {}
+        self._counters: dict[Lane, list[BucketKey]] = {}
+        self.wait: float | None = None
+
+    def room(self, lane: Lane) -> int:
+        """How many jobs the lane may give now."""
+        counters = self._counters.get(lane)
+        if counters is None:
+            counters = self._counters[lane] = self._applying(lane)
+        return int(min((self._left[counter] for counter in counters), default=UNLIMITED))
+
+    def take(self, lane: Lane, number: int = 1) -> None:
+        """The lane gives this many."""
+        for counter in self._counters[lane]:
+            self._left[counter] -= number
+
+    def wanted(self, lanes: dict[Lane, int]) -> dict[BucketKey, tuple[int, RateLimit]]:
+        """How many tokens of which bucket these quotas need."""
+        found: dict[BucketKey, tuple[int, RateLimit]] = {}
+        for lane, number in lanes.items():
+            for counter in self._counters[lane]:
+                if counter in self._rates:
+                    before = found.get(counter, (0, None))[0]
+                    found[counter] = before + number, self._rates[counter]
+        return found
+
+    def _applying(self, lane: Lane) -> list[BucketKey]:
+        rules, queue = self._configuration.rules(lane.type), self._configuration.queue_rules(lane.queue)
+        counters: list[BucketKey] = []
+        limit = self._configuration.limit(lane.type)
+        if limit < UNLIMITED:
+            counters.append(self._limit(("type limit", lane.type, ""), limit, self._running.of_type(lane.type)))
+        if queue.max_concurrency is not None:
+            running = self._running.of_queue(lane.queue)
+            counters.append(self._limit(("queue limit", lane.queue, ""), queue.max_concurrency, running))
+        per_key = 1 if rules.strict_order else rules.max_per_key
+        if lane.key is not None and per_key is not None:
+            running = self._running.of_key(lane.type, lane.key)
+            counters.append(self._limit(("key limit", lane.type, lane.key), per_key, running))
+        if rules.rate_limit is not None:
+            counters.append(self._rate(("type", lane.type, ""), rules.rate_limit))
+        if queue.rate_limit is not None:
+            counters.append(self._rate(("queue", lane.queue, ""), queue.rate_limit))
+        if lane.key is not None and rules.rate_limit_per_key is not None:
+            counters.append(self._rate(("key", lane.type, lane.key), rules.rate_limit_per_key))
+        return counters
+
+    def _limit(self, counter: BucketKey, limit: int, running: int) -> BucketKey:
+        self._left.setdefault(counter, limit - running)
+        return counter
+
+    def _rate(self, bucket: BucketKey, rate: RateLimit) -> BucketKey:
+        if bucket not in self._left:
+            tokens = self._buckets.available(bucket, rate) + _EPSILON
+            self._left[bucket] = int(tokens)
+            self._rates[bucket] = rate
+            if tokens < 1:
+                seconds = max(LEAST_WAIT, (1 - tokens) / rate.per_second * 1.002)
+                self.wait = seconds if self.wait is None else min(self.wait, seconds)
+        return bucket

@@ -1,0 +1,182 @@
+"""Who gets the free slots of one dispatch. Pure memory, no I/O.
+
+Between queues: smooth weighted round robin, so that each gets its share while all have work, and all of it when it
+alone has. Between the types of a queue: turns. Inside a type: priority is strict; at the same priority concurrency
+keys that are told apart take turns; in a queue that ages the lane goes first whose first job has waited longest,
+each step of priority counted as so many seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from pgqueue.dispatcher.lanes import LOWEST, Stand
+from pgqueue.rules import DEFAULT_WEIGHT
+from pgqueue.store.jobs import Lane, LaneQuota
+
+LAST_PRIORITY = 32_767
+Types = dict[str, "_Front"]
+
+
+class Room(Protocol):
+    """What limits a lane."""
+
+    def room(self, lane: Lane) -> int:
+        """How many more the lane may give."""
+
+    def take(self, lane: Lane, number: int = 1) -> None:
+        """The lane gives this many."""
+
+
+class Share:
+    """The turns of one term: who was served last."""
+
+    def __init__(self) -> None:
+        self._credit: dict[str, float] = {}
+        self._type_turn: dict[str, str] = {}
+        self._key_turn: dict[tuple[str, str], str] = {}
+
+    def plan(
+        self,
+        free: int,
+        stands: Mapping[Lane, Stand],
+        budget: Room,
+        weights: Mapping[str, int],
+        ageing: Mapping[str, float],
+        strict: Callable[[str], bool],
+    ) -> list[LaneQuota]:
+        """Share `free` slots among the lanes.
+
+        Args:
+            free: worker slots.
+            stands: the lanes that may have work.
+            budget: how many each may give; what is planned is taken from it.
+            weights: share of each queue; absent: 10.
+            ageing: seconds that weigh a step of priority, of the queues that age.
+            strict: whether a type's jobs go in strict order.
+        """
+        if free <= 0:
+            return []
+        if len(stands) == 1:
+            ((lane, stand),) = stands.items()
+            number = min(free, budget.room(lane))
+            budget.take(lane, max(0, number))
+            return [_quota(lane, stand, number, LAST_PRIORITY, strict(lane.type))] if number > 0 else []
+        queues: dict[str, dict[str, list[Lane]]] = {}
+        for lane in stands:
+            if budget.room(lane) > 0:
+                queues.setdefault(lane.queue, {}).setdefault(lane.type, []).append(lane)
+        fronts = {
+            queue: {
+                job_type: _Front(lanes, stands, budget, ageing.get(queue), self._key_turn.get((queue, job_type), ""))
+                for job_type, lanes in sorted(types.items())
+            }
+            for queue, types in sorted(queues.items())
+        }
+        quotas = self._share(free, fronts, weights, budget)
+        return [
+            _quota(lane, stands[lane], number, last_priority, strict(lane.type))
+            for lane, (number, last_priority) in quotas.items()
+        ]
+
+    def _share(
+        self, free: int, fronts: dict[str, Types], weights: Mapping[str, int], budget: Room
+    ) -> dict[Lane, tuple[int, int]]:
+        quotas: dict[Lane, tuple[int, int]] = {}
+        for _ in range(free):
+            while fronts:
+                queue = self._next_queue(fronts, weights)
+                lane, last_priority = self._next_lane(queue, fronts[queue])
+                if lane is not None:
+                    quotas[lane] = quotas.get(lane, (0, 0))[0] + 1, last_priority
+                    budget.take(lane)
+                    break
+                self._credit[queue] = 0.0
+                del fronts[queue]
+            if not fronts:
+                break
+        return quotas
+
+    def _next_queue(self, fronts: Mapping[str, Types], weights: Mapping[str, int]) -> str:
+        total = 0
+        for queue in fronts:
+            weight = weights.get(queue, DEFAULT_WEIGHT)
+            total += weight
+            self._credit[queue] = self._credit.get(queue, 0) + weight
+        chosen = max(fronts, key=lambda queue: self._credit[queue])
+        self._credit[chosen] -= total
+        return chosen
+
+    def _next_lane(self, queue: str, types: Types) -> tuple[Lane | None, int]:
+        last = self._type_turn.get(queue, "")
+        names = list(types)
+        start = next((number for number, name in enumerate(names) if name > last), 0)
+        for name in names[start:] + names[:start]:
+            lane = types[name].next()
+            if lane is None:
+                del types[name]
+                continue
+            self._type_turn[queue] = name
+            if lane.key is not None:
+                self._key_turn[queue, name] = lane.key
+            return lane, types[name].last_priority
+        return None, 0
+
+
+class _Front:
+    """The lanes of one queue and type that are next: those of the most urgent priority, in the order of their turns."""
+
+    def __init__(
+        self, lanes: list[Lane], stands: Mapping[Lane, Stand], budget: Room, ageing: float | None, last_key: str
+    ) -> None:
+        self._left = lanes
+        self._stands = stands
+        self._budget = budget
+        self._ageing = ageing
+        self._last_key = last_key
+        self._alone = len(lanes) == 1
+        self._turns: list[Lane] = []
+        self._position = 0
+        self.last_priority = LAST_PRIORITY
+
+    def next(self) -> Lane | None:
+        """The lane whose turn it is; None where none has room."""
+        while True:
+            while self._turns:
+                self._position %= len(self._turns)
+                lane = self._turns[self._position]
+                if self._budget.room(lane) > 0:
+                    self._position += 1
+                    return lane
+                del self._turns[self._position]
+            if not self._left:
+                return None
+            self._advance()
+
+    def _advance(self) -> None:
+        """Bring the next lanes to the front; those behind wait until these have no room."""
+        if self._ageing is not None:
+            self._turns = [min(self._left, key=self._waited_since)]
+            self._left.remove(self._turns[0])
+            return
+        priority = min(self._stands[lane].priority for lane in self._left)
+        turns = [lane for lane in self._left if self._stands[lane].priority == priority]
+        turns.sort(key=lambda lane: (lane.keyed, lane.key or ""))
+        self._left = [lane for lane in self._left if self._stands[lane].priority != priority]
+        start = next((number for number, lane in enumerate(turns) if (lane.key or "") > self._last_key), 0)
+        self._turns = turns[start:] + turns[:start]
+        self._position = 0
+        # Less urgent jobs of these lanes must not go before the first of the others.
+        self.last_priority = LAST_PRIORITY if self._alone else priority
+
+    def _waited_since(self, lane: Lane) -> float:
+        stand = self._stands[lane]
+        return stand.run_at.timestamp() + stand.priority * (self._ageing or 0.0)
+
+
+def _quota(lane: Lane, stand: Stand, number: int, last_priority: int, strict: bool) -> LaneQuota:
+    if lane.level is not None:
+        last_priority = lane.level
+    # Under strict order nothing is skipped: what lies below the mark may be the first.
+    return LaneQuota(lane, number, LOWEST if strict else stand.mark, last_priority, strict)

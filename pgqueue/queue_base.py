@@ -1,0 +1,145 @@
+"""What `Queue` and `AsyncQueue` share: settings, the doorbell, checks, the notify callback, when to repeat. No I/O."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from enum import Enum, auto
+from typing import Any, TypeVar
+
+from pgqueue import db, locate, store, validation
+from pgqueue import job as job_module
+from pgqueue.config import Settings
+from pgqueue.errors import DatabaseUnavailableError, EnqueueUncertainError, InvalidArgumentError
+from pgqueue.job import EncodedJob, Job, NewJob
+from pgqueue.payloads import (
+    SessionInitPayload,
+    WorkspaceInitPayload,
+    parse_payload,
+)
+from pgqueue.store import Statement
+from pgqueue.store.statement import Bell
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Delay = float | timedelta | None
+
+
+class QueueBase:
+    """What both queues share: settings, the doorbell, validation, the notify callback. No I/O."""
+
+    def __init__(
+        self,
+        database_url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        max_payload_bytes: int | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self._url = database_url
+        if database_url is not None:
+            db.conninfo(locate.locate(url=database_url).url, "pgqueue")
+        self.schema = self.settings.database_schema
+        self.bell = Bell.of(self.schema, self.settings.leader_name)
+        self._max_payload_bytes = max_payload_bytes or self.settings.max_payload_bytes
+        self._notify: Callable[[], None] | None = None
+        self._closed = False
+
+    def set_notify_func(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback()` after each commit of jobs that pgqueue makes or SQLAlchemy tells of.
+
+        It never blocks or fails an enqueue: what it raises is logged. None takes it away.
+        """
+        self._notify = callback
+
+    def _notify_commit(self) -> None:
+        if self._notify is not None:
+            try:
+                self._notify()
+            except Exception:
+                logger.exception("notify callback failed")
+
+    def _encode(self, new: NewJob) -> EncodedJob:
+        return job_module.encode(new, max_payload_bytes=self._max_payload_bytes)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidArgumentError("this queue is closed: make a new one")
+
+
+def workspace_init_payload(workspace_id: str) -> dict[str, Any]:
+    """The payload of `workspace_init`, checked."""
+    model = parse_payload(WorkspaceInitPayload, {"workspaceId": workspace_id})
+    return model.model_dump(by_alias=True, exclude_none=True)
+
+
+def session_init_payload(session_id: str, workspace_id: str | None) -> dict[str, Any]:
+    """The payload of `session_init`, checked."""
+    model = parse_payload(SessionInitPayload, {"sessionId": session_id, "workspaceId": workspace_id})
+    return model.model_dump(by_alias=True, exclude_none=True)
+
+
+def log_enqueued(job: Job) -> None:
+    """One INFO line for one enqueued job."""
+    if logger.isEnabledFor(logging.INFO):
+        fields = {"job_id": job.id, "job_type": job.type, "queue": job.queue}
+        logger.info("job enqueued: id %d, type %s, queue %s", job.id, job.type, job.queue, extra=fields)
+
+
+def log_enqueued_many(jobs: int) -> None:
+    """One INFO line for a batch."""
+    logger.info("jobs enqueued: %d", jobs)
+
+
+class Repeat(Enum):
+    """Whether an operation may be tried once more when its connection breaks."""
+
+    ALWAYS = auto()  # reads, and enqueues that a unique key makes safe
+    IF_ANSWERED = auto()  # enqueues: only where the server said itself that it ended the session
+    NEVER = auto()  # what consumed its input, or would answer differently the second time
+
+
+def check_repeat(error: DatabaseUnavailableError, repeat: Repeat) -> None:
+    """Raise unless an operation that ended in `error` may be tried once more.
+
+    Raises:
+        DatabaseUnavailableError: there is no connection to be had, or the operation is not to be repeated.
+        EnqueueUncertainError: nobody knows whether the enqueue committed.
+    """
+    if not db.was_sent(error) or repeat is Repeat.NEVER:
+        raise error
+    # Class 08 is a pooler's word about a connection of its own, as uncertain as silence.
+    answered = not (getattr(error.__cause__, "sqlstate", None) or "08").startswith("08")
+    if repeat is Repeat.IF_ANSWERED and not answered:
+        raise EnqueueUncertainError(
+            f"the connection broke while the enqueue committed, the job may or may not exist: {error}"
+        ) from error
+
+
+def repeat_of(batch: Sequence[EncodedJob]) -> Repeat:
+    """An enqueue may be repeated where each job's key keeps it from being made twice."""
+    safe = all(new.unique_key and new.on_conflict != "raise" for new in batch)
+    return Repeat.ALWAYS if safe else Repeat.IF_ANSWERED
+
+
+def reschedule_statement(job_id: int, delay: Delay, run_at: datetime | None) -> Statement[bool]:
+    """Checked: another due time for a job."""
+    if delay is not None and run_at is not None:
+        raise InvalidArgumentError("both delay and run_at are given: a job has one due time, give one of them")
+    return store.jobs.reschedule(
+        check_id(job_id),
+        None if run_at is None else validation.check_aware(run_at, "run_at"),
+        None if delay is None else validation.check_seconds(delay, "delay"),
+    )
+
+
+def priority_statement(job_id: int, priority: int) -> Statement[bool]:
+    """Checked: another priority for a job."""
+    low, high = job_module.MIN_PRIORITY, job_module.MAX_PRIORITY
+    return store.jobs.set_priority(check_id(job_id), validation.check_integer(priority, "priority", low, high))
+
+
+def check_id(job_id: object) -> int:
+    """Return `job_id` if it can be a job's id."""
+    return validation.check_integer(job_id, "job id", 1, 2**63 - 1)

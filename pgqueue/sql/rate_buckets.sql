@@ -1,0 +1,39 @@
+-- Token buckets: the row is the truth, in database time; the leader's memory only estimates it.
+
+-- name: read_buckets
+-- Every bucket, with the seconds since it was written.
+SELECT kind, name, key, tokens, CAST(extract(epoch FROM clock_timestamp() - at) AS double precision)
+FROM pgqueue.rate_buckets
+
+-- name: spend
+-- Refill by the time that has passed, then take `amounts`; a negative one comes back unused. Taking more than there
+-- is breaks the table's rule, and with it the dispatch in the same transaction. Runs behind leader.fence.
+WITH item AS MATERIALIZED (
+  SELECT * FROM unnest(%(kinds)s::text[], %(names)s::text[], %(keys)s::text[], %(amounts)s::double precision[],
+                       %(capacities)s::double precision[], %(per_seconds)s::double precision[])
+    AS item(kind, name, key, amount, capacity, per_second)
+), present AS MATERIALIZED (
+  SELECT item.*, bucket.ctid AS place,
+         least(item.capacity, least(item.capacity, bucket.tokens + item.per_second
+           * extract(epoch FROM clock_timestamp() - bucket.at)) - item.amount) AS tokens
+  FROM item CROSS JOIN LATERAL (
+    SELECT ctid, tokens, at FROM pgqueue.rate_buckets
+    WHERE kind = item.kind AND name = item.name AND key = item.key FOR UPDATE) AS bucket
+), taken AS (
+  UPDATE pgqueue.rate_buckets AS bucket
+  SET tokens = present.tokens, at = clock_timestamp(),
+      full_at = clock_timestamp() + make_interval(secs => (present.capacity - present.tokens) / present.per_second)
+  FROM present WHERE bucket.ctid = present.place
+  RETURNING bucket.kind, bucket.name, bucket.key, bucket.tokens
+), made AS (
+  INSERT INTO pgqueue.rate_buckets (kind, name, key, tokens, at, full_at)
+  SELECT kind, name, key, capacity - amount, clock_timestamp(),
+         clock_timestamp() + make_interval(secs => amount / per_second)
+  FROM item WHERE NOT EXISTS (SELECT FROM present WHERE (present.kind, present.name, present.key) = (item.kind, item.name, item.key))
+  RETURNING kind, name, key, tokens
+)
+SELECT kind, name, key, tokens FROM taken UNION ALL SELECT kind, name, key, tokens FROM made
+
+-- name: forget_buckets
+-- Buckets that are full again are as good as none.
+DELETE FROM pgqueue.rate_buckets WHERE full_at < clock_timestamp() - interval '1 minute'

@@ -1,0 +1,128 @@
+"""Statements that bring jobs in: sql/jobs.sql, from `enqueue` to `ring`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from pgqueue.job import EncodedJob, Job, JobState
+from pgqueue.store.jobs import job_of
+from pgqueue.store.statement import Bell, Row, Statement, scalar
+
+Inserted = tuple[int | None, str | None, datetime | None, datetime | None]
+"""id, state, run_at and created_at of a row that went in; all None where a unique key kept it out."""
+
+
+def enqueue(job: EncodedJob, bell: Bell) -> Statement[Inserted | None]:
+    """Insert one plain job; None where its queue's backlog has a cap."""
+    params = {
+        "type": job.type,
+        "queue": job.queue,
+        "priority": job.priority,
+        "payload": job.payload_text,
+        "run_at": job.run_at.isoformat() if job.run_at else None,
+        "delay": job.delay,
+        "max_attempts": job.max_attempts,
+        "timeout": job.timeout,
+        "concurrency_key": job.concurrency_key,
+        **bell.params,
+    }
+    return Statement("jobs.enqueue", params, lambda rows: tuple(rows[0]) if rows else None)
+
+
+def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell, *, replay_of: int | None = None) -> Statement[list[Inserted]]:
+    """Insert jobs with whatever options; the result is in the order given."""
+    hashes = [job.unique_hash for job in jobs]
+    params = {
+        "types": [job.type for job in jobs],
+        "queues": [job.queue for job in jobs],
+        "priorities": [job.priority for job in jobs],
+        "payloads": [job.payload_text for job in jobs],
+        "run_ats": [job.run_at.isoformat() if job.run_at else None for job in jobs],
+        "delays": [job.delay for job in jobs],
+        "max_attempts": [job.max_attempts for job in jobs],
+        "timeouts": [job.timeout for job in jobs],
+        "unique_keys": [job.unique_key for job in jobs],
+        "unique_hashes": [value.hex() if value else None for value in hashes],
+        "concurrency_keys": [job.concurrency_key for job in jobs],
+        "unique_scopes": [job.unique_scope for job in jobs],
+        "expires_ats": [job.expires_at.isoformat() if job.expires_at else None for job in jobs],
+        "backoffs": [job.backoff for job in jobs],
+        "headers": [json.dumps(job.headers) if job.headers else None for job in jobs],
+        "replay_ofs": [replay_of for _ in jobs],
+        **bell.params,
+    }
+    return Statement("jobs.enqueue_many", params, lambda rows: [tuple(row) for row in rows])
+
+
+def live_by_unique_hash(hashes: Iterable[bytes]) -> Statement[dict[bytes, Job]]:
+    """The live jobs that hold these unique hashes."""
+
+    def parse(rows: list[Row]) -> dict[bytes, Job]:
+        return {bytes.fromhex(row[0]): job_of(row[1:], existing=True) for row in rows}
+
+    return Statement("jobs.live_by_unique_hash", {"hashes": [value.hex() for value in hashes]}, parse)
+
+
+def reserve_ids(count: int) -> Statement[tuple[list[int], datetime]]:
+    """Ids for `count` rows that go in by COPY, and the database's time."""
+    return Statement("jobs.reserve_ids", {"count": count}, lambda rows: (rows[0][0], rows[0][1]))
+
+
+def copy_line(job: EncodedJob, job_id: int, now: datetime, now_text: str) -> tuple[str, JobState, datetime]:
+    """One row of `jobs.copy_in` in COPY's text format, with the state and run_at it says."""
+    run_at, due = now, now_text
+    if job.delay is not None:
+        run_at = now + timedelta(seconds=job.delay)
+        due = run_at.isoformat()
+    elif job.run_at is not None:
+        run_at, due = job.run_at, job.run_at.isoformat()
+    state = JobState.SCHEDULED if run_at > now else JobState.PENDING
+    payload = job.payload_text.replace("\\", "\\\\") if "\\" in job.payload_text else job.payload_text
+    key = _copy_text(job.concurrency_key)
+    attempts = r"\N" if job.max_attempts is None else job.max_attempts
+    timeout = r"\N" if job.timeout is None else job.timeout
+    line = (
+        f"{job_id}\t{job.type}\t{job.queue}\t{job.priority}\t{payload}\t{state.value}\t{due}\t{now_text}\t"
+        f"{attempts}\t{timeout}\t{key}\n"
+    )
+    return line, state, run_at
+
+
+def _copy_text(text: str | None) -> str:
+    if text is None:
+        return r"\N"
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def ring(bell: Bell) -> Statement[Any]:
+    """Wake the leader if it sleeps."""
+    return Statement("jobs.ring", bell.params, scalar)
+
+
+def replace(new: EncodedJob) -> Statement[Job | None]:
+    """The live job of this unique key takes the new payload and time; None where it has started."""
+    params = {
+        "hash": (new.unique_hash or b"").hex(),
+        "payload": new.payload_text,
+        "run_at": new.run_at.isoformat() if new.run_at else None,
+        "delay": new.delay,
+    }
+    return Statement("jobs.replace", params, lambda rows: job_of(rows[0], existing=True) if rows else None)
+
+
+def caps(queues: Iterable[str]) -> Statement[dict[str, int]]:
+    """Which of these queues have a cap on their backlog, and what it is."""
+    return Statement("queues.caps", {"names": sorted(set(queues))}, lambda rows: {row[0]: row[1] for row in rows})
+
+
+def lock_queue(queue: str) -> Statement[int | None]:
+    """Wait for other enqueues into this queue; its cap."""
+    return Statement("queues.lock_queue", {"name": queue}, scalar)
+
+
+def backlog(queue: str, limit: int) -> Statement[int]:
+    """How many jobs are pending in the queue, counted to `limit`."""
+    return Statement("queues.backlog", {"name": queue, "limit": limit}, scalar)

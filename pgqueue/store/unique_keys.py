@@ -1,0 +1,31 @@
+"""Statements over unique keys with a time window: sql/unique_keys.sql."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pgqueue.store.statement import Row, Statement, nothing
+
+
+def lock_keys(hashes: Iterable[bytes]) -> Statement[dict[bytes, int]]:
+    """Lock these keys until the transaction ends; the result is the job that holds each whose window is not over."""
+
+    def parse(rows: list[Row]) -> dict[bytes, int]:
+        return {bytes.fromhex(row[0]): row[1] for row in rows if row[2]}
+
+    return Statement("unique_keys.lock_keys", {"hashes": sorted(value.hex() for value in set(hashes))}, parse)
+
+
+def keep_keys(items: Sequence[tuple[bytes, int, float]]) -> Statement[list[int]]:
+    """Jobs hold their keys from now on: hash, job id and seconds of each."""
+    params = {
+        "hashes": [item[0].hex() for item in items],
+        "job_ids": [item[1] for item in items],
+        "seconds": [item[2] for item in items],
+    }
+    return Statement("unique_keys.keep_keys", params, lambda rows: [row[0] for row in rows])
+
+
+def forget_keys() -> Statement[None]:
+    """Drop the keys whose window is over."""
+    return Statement("unique_keys.forget_keys", {}, nothing)
