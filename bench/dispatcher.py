@@ -25,6 +25,12 @@ async def stamp(_job: Job, _context: Any) -> float:
     return time.time()
 
 
+@registry.executor("block", timeout=0)
+async def block(_job: Job, context: Any) -> None:
+    """Hold its slot until it is told to stop."""
+    await context.cancelled.wait()
+
+
 async def run() -> None:
     """Run until SIGTERM."""
     running = asyncio.create_task(Dispatcher(Settings(), registry).run())

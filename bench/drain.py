@@ -34,10 +34,15 @@ def bench(quick: bool) -> list[common.Row]:
     return rows
 
 
-def drain(jobs: int, concurrency: int, *, held: bool) -> float:
-    """Jobs a second."""
+def drain(jobs: int, concurrency: int, *, held: bool, rules: str = "{}", keys: int = 0) -> float:
+    """Jobs a second; `rules` are an operator's for the type, the jobs have so many `keys`."""
     with common.server() as server, Queue(server.url) as queue, contextlib.ExitStack() as stack:
-        queue.enqueue_many([NewJob("noop", {"n": n}) for n in range(jobs)])
+        queue.enqueue_many(
+            [NewJob("noop", {"n": n}, concurrency_key=f"key-{n % keys}" if keys else None) for n in range(jobs)]
+        )
+        if rules != "{}":
+            with psycopg.connect(server.url, autocommit=True) as operator:
+                operator.execute("INSERT INTO pgqueue.job_types (type, operator) VALUES ('noop', %s)", [rules])
         if held:
             holder = stack.enter_context(psycopg.connect(server.url))
             holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
