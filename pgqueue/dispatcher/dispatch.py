@@ -152,8 +152,8 @@ class Dispatch(Service):
         return 0.0
 
     def freed(self) -> None:
-        """Slots came free: matters where work was waiting for them."""
-        if self._full or self._lanes.stands:
+        """Slots came free: matters where work was waiting for them, and not where what waits is full all the same."""
+        if self._full or self._any_room():
             self.wake()
 
     def promoted(self, jobs: list[Promoted]) -> None:
@@ -172,6 +172,10 @@ class Dispatch(Service):
         """End both sessions."""
         await self._doorbell.close()
         await self._drop_connection()
+
+    def _any_room(self) -> bool:
+        budget = Budget(self._configuration, self._running, self._buckets)
+        return any(budget.room(lane) > 0 for lane in self._lanes.stands)
 
     def _longest_sleep(self) -> float:
         """Until the next poll, or until a token comes or a pause ends."""
