@@ -112,6 +112,8 @@ class Dispatch(Service):
         self._share = Share()
         self._after: dict[tuple[str, str], str] = {}
         self._token_wait: float | None = None
+        self._rules_version = 0
+        self._doubt_buckets = False
         self._unknown: set[tuple[str, str]] = set()
         self._doorbell = Doorbell(sessions, schema, bell, self._scan_and_dispatch, self.wait)
         self._connection: db.AsyncConnection | None = None
@@ -161,6 +163,13 @@ class Dispatch(Service):
         self._lanes.promoted(jobs)
         self.wake()
 
+    def changed(self) -> None:
+        """Rules or pauses are others now, and with them what is a lane: nothing in memory holds any more."""
+        self._rules_version += 1
+        self._lanes.reset(())
+        self._next_scan = 0.0
+        self.wake()
+
     def failed(self, error: Exception) -> float:
         """A new session, and a full scan, come next."""
         self._next_scan = 0.0
@@ -196,7 +205,11 @@ class Dispatch(Service):
         """Find every lane with work and look at all of it again."""
         connection = await self._connected()
         started = self._busy_since = clock()
-        ageing = self._configuration.ageing
+        version, ageing = self._rules_version, self._configuration.ageing
+        if self._doubt_buckets:
+            buckets = await db.arun(connection, store.rate_buckets.read_buckets(), self._schema)
+            self._buckets.load(buckets)
+            self._doubt_buckets = False
         scan: list[Statement[Any]] = [store.jobs.lanes(list(ageing)), store.jobs.next_due()]
         heads, due = await db.arun_together(connection, scan, self._schema)
         if due is not None:
@@ -215,12 +228,13 @@ class Dispatch(Service):
         if split:
             known = [head for head in known if not (head.lane.keyed and (head.lane.queue, head.lane.type) in split)]
             known += await self._scan_keys(connection, sorted(split))
-        self._lanes.reset(known)
-        self._scanned_empty = True
+        self._lanes.reset(known if version == self._rules_version else ())
+        self._scanned_empty = version == self._rules_version
         if self._unknown and self._worker is not None:
             await self._meet_unknown(connection)
         took = clock() - started
-        self._next_scan = clock() + min(self._poll_interval, max(SCAN_AT_LEAST, SCAN_SHARE * took))
+        if version == self._rules_version:
+            self._next_scan = clock() + min(self._poll_interval, max(SCAN_AT_LEAST, SCAN_SHARE * took))
         self._busy_since = None
 
     async def _scan_keys(self, connection: db.AsyncConnection, split: list[tuple[str, str]]) -> list[LaneHead]:
@@ -282,6 +296,7 @@ class Dispatch(Service):
                 if _may_have_committed(error):
                     self._uncertain = True
                     self._on_trouble()
+                self._doubt_buckets = True  # the server may have refused a rate's excess
                 await self._drop_connection()
                 raise
             if left:

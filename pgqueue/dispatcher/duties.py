@@ -80,7 +80,7 @@ class Duties:
             patience=settings.worker_lease_duration,
             events=events,
             on_freed=self._dispatch.freed,
-            on_changed=self._dispatch.wake,
+            on_changed=self._dispatch.changed,
         )
         self._expirer = Expirer(self._maintenance, schema, settings.job_poll_interval)
         self._pruner = Pruner(self._maintenance, settings)

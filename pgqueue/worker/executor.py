@@ -184,15 +184,10 @@ class ExecutorPool:
         try:
             if not isinstance(result, BaseException):
                 result = encode_result(result, job)
-            registration = self._registry.get(job.type)
-            outcome = decide(
-                job,
-                result,
-                now=datetime.now(UTC),
-                where=self._where,
-                policy=registration.policy if registration is not None else DEFAULT_POLICY,
-                roll=random.random(),  # noqa: S311 - no secret
-            )
+            policy, roll = DEFAULT_POLICY, 0.5
+            if isinstance(result, BaseException) and (registration := self._registry.get(job.type)) is not None:
+                policy, roll = registration.policy, random.random()  # noqa: S311 - no secret
+            outcome = decide(job, result, now=datetime.now(UTC), where=self._where, policy=policy, roll=roll)
         except Exception as error:  # noqa: BLE001 - a result or error that cannot be described is this job's error alone
             result = error
             outcome = Outcome(
