@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pgqueue import db, locate, store, validation
+from pgqueue import callers, db, locate, store, validation
 from pgqueue.config import Settings
 from pgqueue.errors import DatabaseUnavailableError, InvalidArgumentError, JobNotFoundError
+from pgqueue.explain import Explanation, explain_job
 from pgqueue.job import Job, JobState
 from pgqueue.rules import DEFAULT_WEIGHT
 from pgqueue.store import Statement
@@ -135,6 +136,15 @@ class Inspector:
     def leader(self) -> list[LeaderInfo]:
         """Every lease: who leads, since when, in which epoch."""
         return self._run(store.leader.show())
+
+    def explain(self, job_id: int) -> Explanation:
+        """Why the job is not running, or where it is: one answer from live data; JobNotFoundError without the job."""
+        number = validation.check_integer(job_id, "job id", 1, 2**63 - 1)
+        self.leader()  # makes the connection again where it was lost
+        with self._lock:
+            if self._connection is None:
+                self._connection = self._connected()
+            return callers.drive(self._connection, explain_job(number), self._schema)
 
     def close(self) -> None:
         """Give the connection back; harmless twice."""

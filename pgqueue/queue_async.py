@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 from pgqueue import callers, db, locate, store
 from pgqueue.backoff import Backoff
 from pgqueue.errors import DatabaseUnavailableError
+from pgqueue.explain import Explanation, explain_job
 from pgqueue.job import Job, JobOptions, NewJob
 from pgqueue.payloads import JOB_TYPE_SESSION_INIT, JOB_TYPE_WORKSPACE_INIT
 from pgqueue.queue_base import (
@@ -229,6 +230,15 @@ class AsyncQueue(QueueBase):
         """Give a job that has not started another priority; errors as in `reschedule`."""
         statement = priority_statement(job_id, priority)
         await self._run(lambda _copy: operations.change(job_id, statement, self.bell), writes=True)
+
+    async def explain(self, job_id: int) -> Explanation:
+        """Why the job is not running, or where it is: one answer from live data.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+        """
+        number = check_id(job_id)
+        return await self._run(lambda _copy: explain_job(number))
 
     async def counts(self) -> dict[str, int]:
         """How many jobs are in each state; every state is there."""

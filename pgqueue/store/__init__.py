@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgqueue.store import configuration, enqueue, jobs, leader, rate_buckets, statistics, unique_keys, workers
+from pgqueue.store import configuration, enqueue, explain, jobs, leader, rate_buckets, statistics, unique_keys, workers
 from pgqueue.store.statement import Row, Statement
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Statement",
     "configuration",
     "enqueue",
+    "explain",
     "jobs",
     "leader",
     "rate_buckets",

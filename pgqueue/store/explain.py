@@ -1,0 +1,90 @@
+"""Statements behind `explain`: sql/explain.sql."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pgqueue.job import Job
+from pgqueue.store.statement import Statement, scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A leader's lease; `silent` is for how many seconds it has not been alive, None where nobody ever held it."""
+
+    holder: str | None
+    alive: bool
+    silent: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Live workers, those that can execute the type, their slots, and the jobs that run."""
+
+    live: int
+    able: int
+    slots: int
+    processing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """How many jobs of the type, the queue and the key run, and the first ten ids of each."""
+
+    of_type: int
+    type_ids: list[int] | None
+    of_queue: int
+    queue_ids: list[int] | None
+    of_key: int
+    key_ids: list[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A job of the same key that has begun and is not finished."""
+
+    id: int
+    state: str
+    run_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What the row says besides the job: told to stop, past its expiry, seconds until it is due."""
+
+    cancel_requested: bool
+    expired: bool
+    due_in: float
+
+
+def leader(name: str) -> Statement[Lease | None]:
+    """The lease of this leader name."""
+    return Statement("explain.leader", {"name": name}, lambda rows: Lease(*rows[0]) if rows else None)
+
+
+def workers(job_type: str) -> Statement[Workers]:
+    """Who could execute the type."""
+    return Statement("explain.workers", {"type": job_type}, lambda rows: Workers(*rows[0]))
+
+
+def running(job: Job) -> Statement[Running]:
+    """What runs of the job's type, queue and key."""
+    params = {"type": job.type, "queue": job.queue, "key": job.concurrency_key}
+    return Statement("explain.running", params, lambda rows: Running(*rows[0]))
+
+
+def under_way(job: Job) -> Statement[UnderWay | None]:
+    """Another job of the same key that has begun."""
+    params = {"type": job.type, "key": job.concurrency_key, "id": job.id}
+    return Statement("explain.under_way", params, lambda rows: UnderWay(*rows[0]) if rows else None)
+
+
+def position(job: Job) -> Statement[int]:
+    """How many pending jobs of its queue and type come first."""
+    return Statement("explain.position", {"queue": job.queue, "type": job.type, "id": job.id}, scalar)
+
+
+def marks(job_id: int) -> Statement[Marks | None]:
+    """What a live job's row says besides; None for a finished one."""
+    return Statement("explain.marks", {"id": job_id}, lambda rows: Marks(*rows[0]) if rows else None)
