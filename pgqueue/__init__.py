@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pgqueue.errors import PgQueueError as PgQueueError
     from pgqueue.inspector import Inspector as Inspector
     from pgqueue.job import Job as Job
+    from pgqueue.job import JobFilter as JobFilter
     from pgqueue.job import JobOptions as JobOptions
     from pgqueue.job import JobState as JobState
     from pgqueue.job import NewJob as NewJob
@@ -50,6 +51,7 @@ _HOMES = {
     "JOB_TYPE_WORKSPACE_INIT": "pgqueue.payloads",
     "Job": "pgqueue.job",
     "JobContext": "pgqueue.worker",
+    "JobFilter": "pgqueue.job",
     "JobOptions": "pgqueue.job",
     "JobState": "pgqueue.job",
     "Limits": "pgqueue.registry",
@@ -73,6 +75,7 @@ __all__ = [
     "Inspector",
     "Job",
     "JobContext",
+    "JobFilter",
     "JobOptions",
     "JobState",
     "Limits",

@@ -14,9 +14,10 @@ from pgqueue import callers, db, locate, store, validation
 from pgqueue.config import Settings
 from pgqueue.errors import DatabaseUnavailableError, InvalidArgumentError, JobNotFoundError
 from pgqueue.explain import Explanation, explain_job
-from pgqueue.job import Job, JobState
+from pgqueue.job import Job, JobFilter, JobState
 from pgqueue.rules import DEFAULT_WEIGHT
 from pgqueue.store import Statement
+from pgqueue.store.acts import Failure
 from pgqueue.store.configuration import QueueConfig, TypeConfig
 from pgqueue.store.leader import LeaderInfo
 from pgqueue.store.statistics import Overview
@@ -59,8 +60,11 @@ class Inspector:
         queue: str | None = None,
         before: int | None = None,
         limit: int = 50,
+        where: JobFilter | None = None,
     ) -> Sequence[Job]:
         """Jobs, newest first; the next page is `before` the last one's id.
+
+        `where` stands for state, type and queue, and chooses by reason, error and age as well.
 
         Raises:
             InvalidArgumentError: no such state, or a limit outside 1 to 500.
@@ -70,7 +74,14 @@ class Inspector:
         validation.check_integer(limit, "limit", 1, MAX_PAGE)
         if before is not None:
             validation.check_integer(before, "before", 1, 2**63 - 1)
+        if where is not None:
+            return self._run(store.acts.list_matching(where, before=before, limit=limit))
         return self._run(store.jobs.list_jobs(state=state, job_type=job_type, queue=queue, before=before, limit=limit))
+
+    def failures(self, *, job_type: str | None = None, queue: str | None = None, limit: int = 50) -> list[Failure]:
+        """Failed jobs by the fingerprint of their last error, the most frequent first."""
+        validation.check_integer(limit, "limit", 1, MAX_PAGE)
+        return self._run(store.acts.failures(job_type=job_type, queue=queue, limit=limit))
 
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state, and `retrying`: those scheduled after an error or a loss."""

@@ -187,6 +187,39 @@ class NewJob:
     headers: Mapping[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs a bulk act is about; every field narrows it, None leaves it open.
+
+    Args:
+        state: a state's word. None: any live one to cancel, `failed` to replay or purge.
+        type, queue, reason: exactly this one.
+        error: the fingerprint of the last error, or a part of its class or message.
+        older_than, newer_than: seconds (or timedelta) since the job finished or, while it is live, was made.
+
+    Raises:
+        InvalidArgumentError, InvalidNameError: a value breaks a rule.
+    """
+
+    state: str | None = None
+    type: str | None = None
+    queue: str | None = None
+    reason: str | None = None
+    error: str | None = None
+    older_than: float | timedelta | None = None
+    newer_than: float | timedelta | None = None
+
+    def __post_init__(self) -> None:
+        for name, check in _FILTER_CHECKS.items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, check(value))
+
+    def as_params(self) -> dict[str, Any]:
+        """The fields as plain values: what SQL and the audit are given."""
+        return dataclasses.asdict(self)
+
+
 @dataclass(slots=True)
 class EncodedJob:
     """A `NewJob` that passed every check: the values as the insert sends them."""
@@ -217,9 +250,12 @@ class EncodedJob:
     @property
     def unique_hash(self) -> bytes | None:
         """What the unique index holds: 32 bytes of type and key, however long the key."""
-        if self.unique_key is None:
-            return None
-        return hashlib.sha256(f"{self.type}\0{self.unique_key}".encode()).digest()
+        return hash_of(self.type, self.unique_key)
+
+
+def hash_of(job_type: str, unique_key: str | None) -> bytes | None:
+    """What the unique index holds for a key of this type; None without a key."""
+    return None if unique_key is None else hashlib.sha256(f"{job_type}\0{unique_key}".encode()).digest()
 
 
 def encode(new: NewJob, *, max_payload_bytes: int = validation.MAX_PAYLOAD_BYTES) -> EncodedJob:
@@ -317,6 +353,15 @@ _REST: Mapping[str, Callable[[Any], Any]] = {
     "expires_at": lambda value: validation.check_aware(value, "expires_at"),
     "backoff": _check_backoff,
     "headers": _check_headers,
+}
+_FILTER_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "state": _one_of("state", tuple(JobState)),
+    "type": lambda value: validation.check_name(value, "job type"),
+    "queue": lambda value: validation.check_name(value, "queue"),
+    "reason": _one_of("reason", tuple(Reason)),
+    "error": lambda value: validation.check_key(value, "error"),
+    "older_than": lambda value: validation.check_seconds(value, "older_than"),
+    "newer_than": lambda value: validation.check_seconds(value, "newer_than"),
 }
 _NO_OPTIONS = JobOptions()
 

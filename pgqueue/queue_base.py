@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import getpass
 import logging
+import os
+import socket
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -12,7 +16,7 @@ from pgqueue import db, locate, store, validation
 from pgqueue import job as job_module
 from pgqueue.config import Settings
 from pgqueue.errors import DatabaseUnavailableError, EnqueueUncertainError, InvalidArgumentError
-from pgqueue.job import EncodedJob, Job, NewJob
+from pgqueue.job import EncodedJob, Job, JobFilter, JobState, NewJob
 from pgqueue.payloads import (
     SessionInitPayload,
     WorkspaceInitPayload,
@@ -138,6 +142,47 @@ def priority_statement(job_id: int, priority: int) -> Statement[bool]:
     """Checked: another priority for a job."""
     low, high = job_module.MIN_PRIORITY, job_module.MAX_PRIORITY
     return store.jobs.set_priority(check_id(job_id), validation.check_integer(priority, "priority", low, high))
+
+
+def live_filter(where: JobFilter) -> JobFilter:
+    """`where`, if live jobs can match it."""
+    return _filter(where, job_module.LIVE_STATES, None)
+
+
+def replay_filter(where: JobFilter) -> JobFilter:
+    """`where`, if finished jobs can match it; without a state: the failed ones."""
+    return _filter(where, job_module.FINISHED_STATES, JobState.FAILED)
+
+
+def purge_filter(where: JobFilter) -> JobFilter:
+    """`where`, if failed or cancelled jobs can match it; without a state: the failed ones."""
+    return _filter(where, (JobState.FAILED, JobState.CANCELLED), JobState.FAILED)
+
+
+def _filter(where: object, states: Sequence[JobState], default: JobState | None) -> JobFilter:
+    if not isinstance(where, JobFilter):
+        raise InvalidArgumentError(f"invalid filter {validation.shorten(where)}: must be a JobFilter")
+    if where.state is not None and where.state not in states:
+        raise InvalidArgumentError(f"invalid state {where.state!r} here: must be one of {', '.join(states)}")
+    return where if where.state is not None or default is None else dataclasses.replace(where, state=default.value)
+
+
+def check_portion(limit: int | None, rate: float | None) -> tuple[int | None, float | None]:
+    """How many jobs and how many a second, checked."""
+    if limit is not None:
+        validation.check_integer(limit, "limit", 1, 2**63 - 1)
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.001 <= rate <= 1e6):
+        raise InvalidArgumentError(f"invalid rate {validation.shorten(rate)}: must be 0.001 to 1000000 jobs a second")
+    return limit, rate
+
+
+def actor() -> str:
+    """Who does it, for the audit: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a uid without an account
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def check_id(job_id: object) -> int:

@@ -103,6 +103,7 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         jobs.c.expires_at,
         postgresql_where=sa.text(f"expires_at IS NOT NULL AND state <> 'processing'::{schema}.job_state"),
     )
+    sa.Index("jobs_replay_of", jobs.c.replay_of, postgresql_where=jobs.c.replay_of.isnot(None))
     sa.Index("jobs_cancel_requested", jobs.c.worker_id, postgresql_where=jobs.c.cancel_requested)
     sa.Index("jobs_processing", jobs.c.worker_id, postgresql_where=processing)
     sa.Index("jobs_scheduled", jobs.c.run_at, postgresql_where=scheduled)
@@ -113,6 +114,7 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
     for name in ("state", "created_at", "run_at", "attempt", "released", "priority", "queue", "payload"):
         finished.c[name].server_default = None
     sa.Index("finished_jobs_id", finished.c.id)
+    sa.Index("finished_jobs_replay_of", finished.c.replay_of, postgresql_where=finished.c.replay_of.isnot(None))
 
     sa.Table(
         "leader", metadata,

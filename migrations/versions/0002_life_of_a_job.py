@@ -36,6 +36,7 @@ CREATE INDEX jobs_key_lane ON pgqueue.jobs (queue, type, concurrency_key, priori
   WHERE state = 'pending' AND keyed;
 CREATE INDEX jobs_key_started ON pgqueue.jobs (type, concurrency_key) WHERE keyed AND attempt > 0;
 CREATE INDEX jobs_expiring ON pgqueue.jobs (expires_at) WHERE expires_at IS NOT NULL AND state <> 'processing';
+CREATE INDEX jobs_replay_of ON pgqueue.jobs (replay_of) WHERE replay_of IS NOT NULL;
 CREATE INDEX jobs_cancel_requested ON pgqueue.jobs (worker_id) WHERE cancel_requested;
 
 ALTER TABLE pgqueue.finished_jobs
@@ -45,6 +46,7 @@ ALTER TABLE pgqueue.finished_jobs
   ADD COLUMN unique_scope text,
   ADD COLUMN backoff text,
   ADD COLUMN headers jsonb;
+CREATE INDEX finished_jobs_replay_of ON pgqueue.finished_jobs (replay_of) WHERE replay_of IS NOT NULL;
 
 DROP VIEW pgqueue.all_jobs;
 CREATE VIEW pgqueue.all_jobs AS

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--on-conflict", metavar="existing|raise|replace", help="What a taken key means.  [default: existing]")
 @click.option("--expires-at", metavar="TIME", help="Cancel it if it has not started by then: ISO 8601 with a zone.")
 @click.option("--backoff", metavar="KIND[:BASE[:CAP]]", help="How long it waits after an error, such as fixed:5.")
+@click.option("--header", "headers", multiple=True, metavar="KEY=VALUE", help="Text the handler gets; repeatable.")
 @json_option
 @settings_options("leader_name")
 @database_options
@@ -55,6 +56,7 @@ def enqueue(  # noqa: PLR0917 - click passes them all by name
     on_conflict: str | None,
     expires_at: str | None,
     backoff: str | None,
+    headers: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Make a job and print its id, or the job with --json.
@@ -83,6 +85,7 @@ def enqueue(  # noqa: PLR0917 - click passes them all by name
             on_conflict=on_conflict,
             expires_at=expiry,
             backoff=backoff,
+            headers=parse_headers(headers),
         )
     if job.replaced:
         output.say(f"job {job.id} has this unique key: it takes this payload and time")
@@ -92,6 +95,23 @@ def enqueue(  # noqa: PLR0917 - click passes them all by name
         output.echo_json(job.as_dict())
     else:
         output.echo(str(job.id))
+
+
+def parse_headers(words: tuple[str, ...]) -> dict[str, str] | None:
+    """What `KEY=VALUE` words say; None without any.
+
+    Raises:
+        InvalidArgumentError: a word has no key or no equals sign.
+    """
+    from pgqueue.errors import InvalidArgumentError
+
+    headers = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not (key and separator):
+            raise InvalidArgumentError(f"--header is {word!r}: must be KEY=VALUE")
+        headers[key] = value
+    return headers or None
 
 
 def parse_time(text: str, flag: str = "--at") -> datetime:

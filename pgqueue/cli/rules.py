@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
-import os
-import socket
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -27,6 +24,7 @@ def set_rules(settings: Settings, kind: str, name: str, given: Sequence[str]) ->
     """
     from pgqueue import rules, store
     from pgqueue.errors import InvalidArgumentError
+    from pgqueue.queue_base import actor
 
     kinds: dict[str, type[TypeRules | QueueRules]] = {"type": rules.TypeRules, "queue": rules.QueueRules}
     said: dict[str, Any] = {}
@@ -50,6 +48,7 @@ def pause(settings: Settings, kind: str, name: str, seconds: float | None, until
     from pgqueue import store, validation
     from pgqueue.cli.enqueue import parse_time
     from pgqueue.errors import InvalidArgumentError
+    from pgqueue.queue_base import actor
 
     if seconds is not None and until is not None:
         raise InvalidArgumentError("both --for and --until are given: give one of them")
@@ -65,6 +64,7 @@ def pause(settings: Settings, kind: str, name: str, seconds: float | None, until
 def resume(settings: Settings, kind: str, name: str) -> None:
     """Go on dispatching."""
     from pgqueue import store
+    from pgqueue.queue_base import actor
 
     write = store.configuration.pause_type if kind == "type" else store.configuration.pause_queue
     _write(settings, kind, name, lambda bell: write(name, paused=False, seconds=None, actor=actor(), bell=bell))
@@ -92,12 +92,3 @@ def _write(settings: Settings, kind: str, name: str, statement: Callable[[Bell],
     with contextlib.closing(db.connect(locate.locate(settings).url, autocommit=True)) as connection:
         db.check_schema(db.read_schema_level(connection, schema))
         db.run(connection, statement(Bell.of(schema, settings.leader_name)), schema)
-
-
-def actor() -> str:
-    """Who does it, for the audit: user@host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a uid without an account
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"

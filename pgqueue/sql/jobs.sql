@@ -36,18 +36,18 @@ WITH input AS MATERIALIZED (
               CAST(%(max_attempts)s AS integer[]), CAST(%(timeouts)s AS double precision[]),
               CAST(%(unique_keys)s AS text[]), CAST(%(unique_hashes)s AS text[]), CAST(%(concurrency_keys)s AS text[]),
               CAST(%(unique_scopes)s AS text[]), CAST(%(expires_ats)s AS text[]), CAST(%(backoffs)s AS text[]),
-              CAST(%(headers)s AS text[]), CAST(%(replay_ofs)s AS bigint[]))
+              CAST(%(headers)s AS text[]))
        WITH ORDINALITY AS item(type, queue, priority, payload, run_at_text, delay, max_attempts, timeout,
                                unique_key, unique_hash, concurrency_key, unique_scope, expires_at, backoff, headers,
-                               replay_of, position)
+                               position)
 ), job AS (
   INSERT INTO pgqueue.jobs (id, type, queue, priority, payload, state, run_at, max_attempts, timeout, unique_key,
-                            unique_hash, concurrency_key, unique_scope, expires_at, backoff, headers, replay_of)
+                            unique_hash, concurrency_key, unique_scope, expires_at, backoff, headers)
   OVERRIDING SYSTEM VALUE
   SELECT id, type, queue, priority, CAST(payload AS jsonb),
          CASE WHEN due > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state,
          due, max_attempts, timeout, unique_key, decode(unique_hash, 'hex'), concurrency_key, unique_scope,
-         CAST(expires_at AS timestamptz), backoff, CAST(headers AS jsonb), replay_of
+         CAST(expires_at AS timestamptz), backoff, CAST(headers AS jsonb)
   FROM input ORDER BY unique_hash, position
   ON CONFLICT (unique_hash) WHERE unique_hash IS NOT NULL DO NOTHING
   RETURNING id, CAST(state AS text) AS state, run_at, created_at

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from pgqueue.store import configuration, enqueue, explain, jobs, leader, rate_buckets, statistics, unique_keys, workers
+from pgqueue.store import (
+    acts,
+    configuration,
+    enqueue,
+    explain,
+    jobs,
+    leader,
+    rate_buckets,
+    statistics,
+    unique_keys,
+    workers,
+)
 from pgqueue.store.statement import Row, Statement
 
 __all__ = [
     "Row",
     "Statement",
+    "acts",
     "configuration",
     "enqueue",
     "explain",

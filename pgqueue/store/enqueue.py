@@ -32,7 +32,7 @@ def enqueue(job: EncodedJob, bell: Bell) -> Statement[Inserted | None]:
     return Statement("jobs.enqueue", params, lambda rows: tuple(rows[0]) if rows else None)
 
 
-def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell, *, replay_of: int | None = None) -> Statement[list[Inserted]]:
+def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell) -> Statement[list[Inserted]]:
     """Insert jobs with whatever options; the result is in the order given."""
     hashes = [job.unique_hash for job in jobs]
     params = {
@@ -51,7 +51,6 @@ def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell, *, replay_of: int | Non
         "expires_ats": [job.expires_at.isoformat() if job.expires_at else None for job in jobs],
         "backoffs": [job.backoff for job in jobs],
         "headers": [json.dumps(job.headers) if job.headers else None for job in jobs],
-        "replay_ofs": [replay_of for _ in jobs],
         **bell.params,
     }
     return Statement("jobs.enqueue_many", params, lambda rows: [tuple(row) for row in rows])

@@ -6,7 +6,6 @@ Pure: no driver, no I/O. Each runs inside one transaction of the runner's choosi
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from pgqueue.errors import ConflictError, DuplicateJobError, JobNotFoundError, QueueFullError
-from pgqueue.job import EncodedJob, Job, JobState, Reason
+from pgqueue.job import EncodedJob, Job, JobFilter, JobState, Reason, hash_of
+from pgqueue.store import acts, jobs, unique_keys
 from pgqueue.store import enqueue as incoming
-from pgqueue.store import jobs, unique_keys
 from pgqueue.store.statement import Bell, Statement
 
 T = TypeVar("T")
@@ -47,27 +46,24 @@ def enqueue(new: EncodedJob, bell: Bell) -> Operation[Job | None]:
     return None if inserted is None else _job(new, *inserted)
 
 
-def enqueue_many(
-    batch: Sequence[EncodedJob], bell: Bell, *, copy: bool, replay_of: int | None = None
-) -> Operation[list[Job]]:
+def enqueue_many(batch: Sequence[EncodedJob], bell: Bell, *, copy: bool) -> Operation[list[Job]]:
     """Insert all of `batch` in order; rows whose unique key is taken give the job that holds it, `existing` set.
 
     Raises:
         DuplicateJobError: a key is taken and its row asked to be told so.
         QueueFullError: a queue's backlog would pass its cap.
     """
-    yield from _check_backlog(batch)
+    yield from _check_backlog(Counter(new.queue for new in batch))
     if copy and len(batch) >= COPY_FROM and all(new.plain for new in batch):
         return (yield from _copy_in(batch, bell))
     result: list[Job] = []
     rows = iter(batch)
     while chunk := list(islice(rows, CHUNK)):
-        result.extend((yield from _insert(chunk, bell, replay_of)))
+        result.extend((yield from _insert(chunk, bell)))
     return result
 
 
-def _check_backlog(batch: Sequence[EncodedJob]) -> Operation[None]:
-    numbers = Counter(new.queue for new in batch)
+def _check_backlog(numbers: Counter[str]) -> Operation[None]:
     for queue in (yield incoming.caps(numbers)):
         cap = yield incoming.lock_queue(queue)
         if cap is not None:
@@ -101,7 +97,7 @@ def _copy_in(batch: Sequence[EncodedJob], bell: Bell) -> Operation[list[Job]]:
     return result
 
 
-def _insert(chunk: Sequence[EncodedJob], bell: Bell, replay_of: int | None = None) -> Operation[list[Job]]:
+def _insert(chunk: Sequence[EncodedJob], bell: Bell) -> Operation[list[Job]]:
     done: list[Job | None] = [None] * len(chunk)
     windows = {new.unique_hash for new in chunk if new.unique_hash and new.unique_window}
     if windows:
@@ -110,14 +106,14 @@ def _insert(chunk: Sequence[EncodedJob], bell: Bell, replay_of: int | None = Non
     for _ in range(UNIQUE_TRIES):
         if not left:
             break
-        inserted = yield incoming.enqueue_many([chunk[n] for n in left], bell, replay_of=replay_of)
+        inserted = yield incoming.enqueue_many([chunk[n] for n in left], bell)
         refused: dict[int, bytes] = {}
         kept: list[tuple[bytes, int, float]] = []
         for n, row in zip(left, inserted, strict=True):
             key, window = chunk[n].unique_hash, chunk[n].unique_window
             if row[0] is not None:
                 job_id, state, run_at, created_at = row
-                done[n] = _job(chunk[n], job_id, state, run_at, created_at, replay_of)
+                done[n] = _job(chunk[n], job_id, state, run_at, created_at)
                 if key and window:
                     kept.append((key, row[0], window))
             elif key:
@@ -191,27 +187,102 @@ def cancel(job_id: int, bell: Bell) -> Operation[bool]:
     raise ConflictError(f"job {job_id} keeps changing its state: try again")
 
 
-def replay(job_id: int, payload: EncodedJob | None, bell: Bell) -> Operation[Job]:
-    """A new job that runs a finished one again, with its own payload or that of another."""
+def replay(job_id: int, payload: EncodedJob | None, bell: Bell, actor: str) -> Operation[Job]:
+    """A new job that runs a finished one again, with its own payload or that of another.
+
+    Raises:
+        ConflictError: it is not finished.
+        DuplicateJobError: a live job has its unique key.
+        QueueFullError: its queue's backlog is at its cap.
+    """
     old = yield from get(job_id)
     if not old.state.finished:
         raise ConflictError(f"job {job_id} is {old.state}: only a finished job can be replayed")
-    new = EncodedJob(
-        type=old.type,
-        queue=old.queue,
-        priority=old.priority,
-        payload=old.payload if payload is None else payload.payload,
-        payload_text=json.dumps(old.payload) if payload is None else payload.payload_text,
-        delay=None,
-        run_at=None,
-        max_attempts=old.max_attempts,
-        timeout=old.timeout,
-        unique_key=old.unique_key,
-        concurrency_key=old.concurrency_key,
-        backoff=old.backoff,
-        headers=old.headers,
+    yield from _check_backlog(Counter([old.queue]))
+    made = yield acts.replay([job_id], [0.0], None if payload is None else payload.payload_text)
+    if not made:
+        yield from _refuse_replay(old)
+    details = {"replay": made[0], "payload": "its own" if payload is None else "another"}
+    yield acts.note(actor, "jobs.replay", str(job_id), details)
+    yield incoming.ring(bell)
+    return (yield from get(made[0]))
+
+
+def _refuse_replay(old: Job) -> Operation[None]:
+    key = hash_of(old.type, old.unique_key)
+    holder = (yield incoming.live_by_unique_hash([key])).get(key) if key else None
+    if holder is None:
+        raise ConflictError(f"job {old.id} was removed, or its unique key was taken, meanwhile: look again")
+    raise DuplicateJobError(
+        f"job {holder.id} has the unique key {old.unique_key!r} of job {old.id} and is {holder.state}",
+        job_id=holder.id,
     )
-    return (yield from enqueue_many([new], bell, copy=False, replay_of=job_id))[0]
+
+
+def cancel_many(where: JobFilter, bell: Bell, actor: str, *, dry_run: bool) -> Operation[int]:
+    """End the live jobs that `where` chooses, or tell them to stop; how many."""
+    matched = yield acts.match_live(where)
+    if dry_run:
+        return len(matched)
+    done = 0
+    for chunk in _chunks(matched):
+        locked = yield acts.lock_live([job_id for job_id, _queue in chunk])
+        # What left the state that was asked for since it was counted is none of this act's.
+        chosen = [(job_id, state) for job_id, state in locked if where.state in {None, state}]
+        running = [job_id for job_id, state in chosen if state == JobState.PROCESSING]
+        waiting = [job_id for job_id, state in chosen if state != JobState.PROCESSING]
+        done += len((yield jobs.close(waiting, JobState.CANCELLED, Reason.CANCELLED)))
+        done += len((yield acts.request_cancels(running, bell)))
+    yield _note_many(actor, "jobs.cancel_many", where, len(matched), done)
+    return done
+
+
+def replay_many(
+    where: JobFilter, bell: Bell, actor: str, *, limit: int | None, rate: float | None, dry_run: bool
+) -> Operation[int]:
+    """New jobs from the finished ones that `where` chooses and nobody replayed yet; how many.
+
+    Raises:
+        QueueFullError: a queue's backlog would pass its cap; nothing was replayed.
+    """
+    if not dry_run:
+        yield acts.lock_replays()
+    matched = yield acts.match_finished(where, limit=limit, unreplayed=True)
+    if dry_run:
+        return len(matched)
+    done = 0
+    for number, chunk in enumerate(_chunks(matched)):
+        delays = [(number * CHUNK + n) / rate if rate else 0.0 for n in range(len(chunk))]
+        at_once = Counter(queue for (_id, queue), delay in zip(chunk, delays, strict=True) if not delay)
+        yield from _check_backlog(at_once)
+        done += len((yield acts.replay([job_id for job_id, _queue in chunk], delays)))
+    yield _note_many(actor, "jobs.replay_many", where, len(matched), done, limit=limit, rate=rate)
+    if done:
+        yield incoming.ring(bell)
+    return done
+
+
+def purge(where: JobFilter, actor: str, *, dry_run: bool) -> Operation[int]:
+    """Forget the failed or cancelled jobs that `where` chooses; how many."""
+    matched = yield acts.match_finished(where)
+    if dry_run:
+        return len(matched)
+    done = 0
+    for chunk in _chunks(matched):
+        done += len((yield acts.purge([job_id for job_id, _queue in chunk])))
+    yield _note_many(actor, "jobs.purge", where, len(matched), done)
+    return done
+
+
+def _chunks(matched: Sequence[acts.Match]) -> Iterator[Sequence[acts.Match]]:
+    return (matched[start : start + CHUNK] for start in range(0, len(matched), CHUNK))
+
+
+def _note_many(
+    actor: str, action: str, where: JobFilter, matched: int, done: int, **options: float | None
+) -> Statement[None]:
+    given = {name: value for name, value in {**where.as_params(), **options}.items() if value is not None}
+    return acts.note(actor, action, None, {**given, "matched": matched, "done": done})
 
 
 def change(job_id: int, statement: Statement[bool], bell: Bell) -> Operation[None]:
@@ -226,10 +297,10 @@ def change(job_id: int, statement: Statement[bool], bell: Bell) -> Operation[Non
     yield incoming.ring(bell)
 
 
-def _job(new: EncodedJob, job_id: int, state: str, run_at: Any, created_at: Any, replay_of: int | None = None) -> Job:
+def _job(new: EncodedJob, job_id: int, state: str, run_at: Any, created_at: Any) -> Job:
     return Job(
         id=job_id, type=new.type, payload=new.payload, queue=new.queue, state=JobState(state), priority=new.priority,
         max_attempts=new.max_attempts, timeout=new.timeout, run_at=run_at, created_at=created_at,
         unique_key=new.unique_key, concurrency_key=new.concurrency_key, expires_at=new.expires_at,
-        replay_of=replay_of, backoff=new.backoff, headers=new.headers,
+        backoff=new.backoff, headers=new.headers,
     )  # fmt: skip
