@@ -33,6 +33,10 @@ class JobLostError(Exception):
     """Stands for a run whose worker is gone."""
 
 
+class JobCrashedError(Exception):
+    """Stands for a run whose isolated process died under it."""
+
+
 class JobCancelledError(Exception):
     """Stands for a run that was told to stop."""
 
@@ -120,7 +124,7 @@ class Outcome:
 
     `delay` is in seconds and counts from the database's time of the write; `released` is how much the
     job's released count rises; `error` is None or one entry for the job's `errors`; `lost`: the run was lost with
-    its worker.
+    its worker, or its process died.
     """
 
     id: int
@@ -184,6 +188,12 @@ def decide(
             if job.losses + 1 >= policy.max_losses:
                 outcome.reason = Reason.CRASH_LOOP
             elif not (stale and policy.fail_stale):
+                _retry(outcome, job, policy.backoff, roll)
+        case JobCrashedError():
+            outcome.reason, outcome.lost = Reason.ERROR, True
+            if job.losses + 1 >= policy.max_losses:
+                outcome.reason = Reason.CRASH_LOOP
+            else:
                 _retry(outcome, job, policy.backoff, roll)
         case JobTimeoutError():
             outcome.reason = Reason.TIMEOUT

@@ -48,6 +48,8 @@ class Registration:
     retry: RetryPolicies = field(default_factory=dict)
     payload_model: Any = None
     store_result: bool = True
+    isolation: str = "inline"
+    memory_limit: int | None = None
 
     @property
     def max_concurrency(self) -> int | None:
@@ -97,6 +99,7 @@ class Registry:
         executor: Executor | Callable[..., Any],
         *,
         isolation: str = "inline",
+        memory_limit: int | None = None,
         backoff: Backoff | BackoffFunction | str | None = None,
         retry: GivenRetryPolicies | None = None,
         payload: type | None = None,
@@ -108,7 +111,10 @@ class Registry:
         Args:
             job_type: 1 to 128 characters of A-Z a-z 0-9 _ . : / -
             executor: an object with `execute(job, context)`, or a function of the same arguments.
-            isolation: `inline`: on the event loop, or in a thread for plain functions.
+            isolation: `inline`: on the event loop, or in a thread for plain functions; `process`: in a process of its
+                own, which a time-out or a cancellation ends, and whose crash is this job's alone. The executor must
+                be importable by name or picklable.
+            memory_limit: bytes of address space such a process may have; None: no limit.
             backoff: how long a failed job waits: a Backoff, its text (`fixed:5`), or a function from how often it has
                 failed to seconds; None: 1, 2, 4, 8 … s, at most an hour, ± 20 %.
             retry: the same by exception class, the nearest class wins; False: such an error is never retried.
@@ -124,8 +130,8 @@ class Registry:
         name = validation.check_name(job_type, "job type")
         if name in self._registrations:
             raise ConfigurationError(f"job type {name!r} is registered already: give each type one executor")
-        if isolation != "inline":
-            raise ConfigurationError(f"isolation of {name!r} is {isolation!r}: only 'inline' is supported")
+        if isolation not in {"inline", "process"}:
+            raise ConfigurationError(f"isolation of {name!r} is {isolation!r}: must be inline or process")
         execute = getattr(executor, "execute", executor)
         if isinstance(executor, type) or not callable(execute):
             raise ConfigurationError(
@@ -142,6 +148,10 @@ class Registry:
             retry=_check_retry(retry or {}),
             payload_model=payload,
             store_result=store_result,
+            isolation=isolation,
+            memory_limit=None
+            if memory_limit is None
+            else validation.check_integer(memory_limit, "memory_limit", 1, 2**62),
         )
 
     def queue(self, name: str, **rules: Any) -> None:

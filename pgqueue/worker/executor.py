@@ -33,6 +33,7 @@ from pgqueue.outcome import (
 from pgqueue.payloads import parse_payload
 from pgqueue.registry import Registration, Registry
 from pgqueue.worker.context import JobContext
+from pgqueue.worker.isolation import ProcessPool
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,10 @@ class ExecutorPool:
         self._on_ended = on_ended
         self._loop = asyncio.get_running_loop()
         self._threads = self._new_threads()
+        self._processes = ProcessPool(concurrency)
+        for one in registry:
+            if one.isolation == "process":
+                self._processes.prepare(one.type, one.execute, one.payload_model)
         self._runs: dict[tuple[int, int], Run] = {}
         self._ended: list[Ended] = []
         self._is_coroutine: dict[str, bool] = {}
@@ -129,9 +134,10 @@ class ExecutorPool:
             return False
         return True
 
-    def close(self) -> None:
-        """Give the threads back; those that still run a handler are left to it."""
+    async def close(self) -> None:
+        """Give the threads back, those that still run a handler are left to it; end the processes."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._processes.close()
 
     async def _execute(self, run: Run) -> None:
         job = run.context.job
@@ -163,6 +169,15 @@ class ExecutorPool:
         self._end(run, result if run.stopping is None or released_in_vain else run.stopping)
 
     async def _call(self, registration: Registration, run: Run) -> Any:
+        if registration.isolation == "process":
+            return await self._processes.run(
+                registration.execute,
+                run.context.job,
+                payload_model=registration.payload_model,
+                worker_id=run.context.worker_id,
+                deadline=run.context.deadline,
+                memory_limit=registration.memory_limit,
+            )
         coroutine = self._is_coroutine.get(registration.type)
         if coroutine is None:
             coroutine = self._is_coroutine[registration.type] = inspect.iscoroutinefunction(registration.execute)

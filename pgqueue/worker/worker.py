@@ -224,7 +224,7 @@ class LocalWorker:
     async def close(self) -> None:
         """On the handlers' loop, after the completer is flushed: the row and the threads go."""
         await asyncio.to_thread(self._heartbeat.stop)
-        self._pool.close()
+        await self._pool.close()
 
     def _hand_to_control(self, ended: Sequence[Ended]) -> None:
         self._control.call_soon_threadsafe(self._take_ended, ended)

@@ -1,0 +1,41 @@
+"""Isolated jobs through a dispatcher: a crash, a time-out, a cancellation and a memory limit are one job's alone."""
+
+from __future__ import annotations
+
+import isolated_handlers as handlers
+import pytest
+from soak import count
+from support import eventually, finished
+
+from pgqueue import NewJob, Registry
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(170)
+def test_a_job_that_crashes_its_process_fails_alone_after_its_attempts_or_its_cap(queue, started):
+    good = count(100, 1000)
+    registry = Registry()
+    quick = {"isolation": "process", "backoff": "fixed:0.01"}
+    registry.register("good", handlers.about, **quick)
+    registry.register("poison", handlers.dies, max_attempts=3, **quick)
+    registry.register("loop", handlers.dies, max_attempts=100, max_losses=2, **quick)
+    jobs = queue.enqueue_many([NewJob("good", {"n": n}) for n in range(good)])
+    poison, loop = (queue.enqueue(name, {"how": "segfault"}, priority=-1) for name in ("poison", "loop"))
+    started(registry, concurrency=4)
+    assert (finished(queue, poison, 60).reason, queue.get(poison.id).attempt) == ("error", 3)
+    assert (finished(queue, loop, 60).reason, queue.get(loop.id).attempt) == ("crash_loop", 2)
+    assert "SIGSEGV" in queue.get(poison.id).errors[-1]["message"]
+    eventually(lambda: queue.counts()["completed"] == good, 120)
+    assert all(queue.get(job.id).attempt == 1 for job in jobs[:20])
+    assert queue.counts()["failed"] == 2
+
+
+def test_an_isolated_job_that_hangs_is_killed_at_its_time_out_and_when_cancelled(queue, started, tmp_path):
+    registry = Registry()
+    registry.register("hang", handlers.stubborn, isolation="process")
+    started(registry)
+    assert finished(queue, queue.enqueue("hang", {"path": str(tmp_path / "one")}, timeout=2), 20).reason == "timeout"
+    job = queue.enqueue("hang", {"path": str(tmp_path / "two")})
+    eventually((tmp_path / "two").exists)
+    assert queue.cancel(job.id)
+    assert finished(queue, job, 20).reason == "cancelled"
