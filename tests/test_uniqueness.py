@@ -65,7 +65,8 @@ def test_a_retrying_job_takes_its_key_again_unless_it_was_taken_meanwhile(queue,
     assert not thief.existing
     release.set()
     eventually(lambda: sql("SELECT count(*) FROM pgqueue.jobs WHERE reason = 'error'")[0][0] == 2)
-    eventually(lambda: queue.enqueue("t", unique_key="alone", delay=3600).id == alone.id)
+    eventually(lambda: sql("SELECT unique_hash IS NOT NULL FROM pgqueue.jobs WHERE id = %s", alone.id)[0][0])
+    assert queue.enqueue("t", unique_key="alone", delay=3600).id == alone.id
     assert queue.enqueue("t", unique_key="robbed", delay=3600).id == thief.id
     assert queue.get(robbed.id).state == "scheduled"
 
