@@ -16,6 +16,7 @@ from pgqueue.errors import DatabaseUnavailableError, InvalidArgumentError, JobNo
 from pgqueue.explain import Explanation, explain_job
 from pgqueue.job import Job, JobFilter, JobState
 from pgqueue.rules import DEFAULT_WEIGHT
+from pgqueue.scaling import Load
 from pgqueue.store import Statement
 from pgqueue.store.acts import Failure
 from pgqueue.store.configuration import QueueConfig, TypeConfig
@@ -91,6 +92,16 @@ class Inspector:
     def overview(self) -> Overview:
         """Retrying jobs, the oldest pending job's age in seconds, completions of the last minute."""
         return self._run(store.statistics.overview())
+
+    def load(self, window: float = 600.0, *, job_type: str | None = None, queue: str | None = None) -> Load:
+        """Arrivals and run times of the last `window` seconds, the backlog and the slots: what `scaling.advise` reads.
+
+        Raises:
+            InvalidArgumentError: the window is below a second.
+        """
+        if not validation.check_seconds(window, "window") >= 1:
+            raise InvalidArgumentError(f"invalid window {window:g}: must be at least 1 second")
+        return self._run(store.statistics.load(window, job_type=job_type, queue=queue))
 
     def types(self) -> list[dict[str, Any]]:
         """Every type declared, configured or present, with its limit in force and its live jobs by state."""

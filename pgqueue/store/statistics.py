@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from pgqueue.job import JobState
+from pgqueue.scaling import Load
 from pgqueue.store.statement import Row, Statement, scalar
 
 
@@ -35,6 +36,16 @@ def overview() -> Statement[Overview]:
 def by_type() -> Statement[list[tuple[str, str, str, int]]]:
     """Live jobs: type, queue, state, number."""
     return Statement("statistics.by_type", {}, lambda rows: [(row[0], row[1], row[2], row[3]) for row in rows])
+
+
+LOAD_SAMPLE = 10_000
+"""How many of the newest jobs, live and finished, speak for the load."""
+
+
+def load(window: float, *, job_type: str | None = None, queue: str | None = None) -> Statement[Load]:
+    """Arrivals and run times of the last `window` seconds, the backlog and the slots; of one type or queue, or all."""
+    params = {"window": window, "type": job_type, "queue": queue, "sample": LOAD_SAMPLE}
+    return Statement("statistics.load", params, lambda rows: Load(*rows[0]))
 
 
 def schema_exists() -> Statement[bool]:
