@@ -1,4 +1,4 @@
-"""`pgqueue queues`: list queues, set their rules, pause and resume them."""
+"""`pgqueue queues`: list queues, set their rules, pause and resume them, and say which leader serves them."""
 
 from __future__ import annotations
 
@@ -58,3 +58,16 @@ def pause(name: str, seconds: float | None, until: str | None, **given: Any) -> 
 def resume(name: str, **given: Any) -> None:
     """Dispatch from QUEUE again."""
     rules.resume(load(given), "queue", name)
+
+
+@queues.command("serve")
+@click.argument("name", metavar="QUEUE")
+@click.argument("leader", metavar="LEADER")
+@database_options
+def serve(name: str, leader: str, **given: Any) -> None:
+    """Have QUEUE served by the dispatchers of --leader-name LEADER.
+
+    Queues of different leaders share nothing but the database: each leader dispatches its own, and counts limits
+    over its own alone. Refused (exit code 6) while jobs of QUEUE run, or while it holds jobs and is not paused.
+    """
+    rules.serve(load(given), name, leader)

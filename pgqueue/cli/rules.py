@@ -71,6 +71,32 @@ def resume(settings: Settings, kind: str, name: str) -> None:
     output.say(f"{kind} {name} is dispatched from")
 
 
+def serve(settings: Settings, name: str, leader: str) -> None:
+    """Have another leader serve a queue.
+
+    Raises:
+        ConflictError: jobs of the queue run, or it holds jobs and is not paused.
+    """
+    from pgqueue import db, locate, store, validation
+    from pgqueue.errors import ConflictError
+    from pgqueue.queue_base import actor
+    from pgqueue.store.statement import Bell
+
+    validation.check_name(name, "queue")
+    validation.check_name(leader, "leader name")
+    schema = settings.database_schema
+    with contextlib.closing(db.connect(locate.locate(settings).url, autocommit=True)) as connection:
+        db.check_schema(db.read_schema_level(connection, schema))
+        leaders = {one.name for one in db.run(connection, store.leader.show(), schema)} | {leader}
+        channels = [Bell.of(schema, one).control_channel for one in sorted(leaders)]
+        if not db.run(connection, store.configuration.hand_over(name, leader, actor(), channels), schema):
+            raise ConflictError(
+                f"queue {name} cannot change its leader now: jobs of it run, or it holds jobs and is not paused; "
+                f"`pgqueue queues pause {name}`, wait until nothing of it is processing, and say it again"
+            )
+    output.say(f"queue {name} is served by leader {leader}")
+
+
 def _value(rules: type[TypeRules | QueueRules], rule: str, text: str) -> Any:
     """`text` as the rule's JSON value: a number, true or false, or the text itself."""
     value: Any = {"true": True, "false": False}.get(text, text)

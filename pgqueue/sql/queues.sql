@@ -47,6 +47,29 @@ WITH changed AS (
 )
 SELECT CAST(pg_notify(%(control_channel)s, 'queues') AS text) FROM changed
 
+-- name: hand_over
+-- Another leader serves the queue from now on; both are told. Only where nothing of it runs and nothing can start:
+-- it is paused or nobody has a job in it; so no job is counted by one leader and started by the other.
+WITH changed AS (
+  INSERT INTO pgqueue.queues AS queue (name, leader)
+  SELECT CAST(%(name)s AS text), CAST(%(leader)s AS text)
+  WHERE NOT EXISTS (SELECT FROM pgqueue.jobs
+                    WHERE state = 'processing' AND pgqueue.jobs.queue = CAST(%(name)s AS text))
+    AND (EXISTS (SELECT FROM pgqueue.queues AS known WHERE known.name = CAST(%(name)s AS text))
+         OR NOT EXISTS (SELECT FROM pgqueue.jobs
+                        WHERE state = 'pending' AND pgqueue.jobs.queue = CAST(%(name)s AS text)))
+  ON CONFLICT (name) DO UPDATE SET leader = excluded.leader
+  WHERE queue.leader = excluded.leader OR queue.paused AND coalesce(queue.resume_at > clock_timestamp(), true)
+     OR NOT EXISTS (SELECT FROM pgqueue.jobs
+                    WHERE state = 'pending' AND pgqueue.jobs.queue = CAST(%(name)s AS text))
+  RETURNING name
+), noted AS (
+  INSERT INTO pgqueue.audit (actor, action, subject, details)
+  SELECT CAST(%(actor)s AS text), 'queues.serve', name, jsonb_build_object('leader', CAST(%(leader)s AS text)) FROM changed
+)
+SELECT name, CAST(pg_notify(channel, 'queues') AS text)
+FROM changed CROSS JOIN unnest(CAST(%(channels)s AS text[])) AS channel
+
 -- name: caps
 -- Which of these queues have a cap on their backlog, in one order for all, and what it is.
 SELECT name, max_pending FROM pgqueue.queues

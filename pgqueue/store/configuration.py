@@ -142,3 +142,9 @@ def _paused(name: str, paused: bool, seconds: float | None, actor: str, bell: Be
         "actor": actor,
         "control_channel": bell.control_channel,
     }
+
+
+def hand_over(name: str, leader: str, actor: str, channels: Sequence[str]) -> Statement[bool]:
+    """Another leader serves the queue, told on its control channel as the old one is; False where it may not yet."""
+    params = {"name": name, "leader": leader, "actor": actor, "channels": list(channels)}
+    return Statement("queues.hand_over", params, bool)
