@@ -9,7 +9,7 @@ import time
 import psycopg
 import pytest
 from soak import Background, Fleet, count, say, spread
-from support import eventually
+from support import eventually, finished
 
 from pgqueue import Queue
 
@@ -147,15 +147,42 @@ def test_a_clean_stop_hands_over_in_milliseconds(dsn, tmp_path):
 
 def test_a_leader_whose_dispatch_hangs_gives_up_the_lead(dsn, tmp_path):
     with Fleet(dsn, tmp_path) as fleet, Queue(dsn) as queue, psycopg.connect(dsn) as holder:
+        lease = _dispatching(fleet, queue)
+        holder.execute("LOCK TABLE pgqueue.jobs IN ACCESS EXCLUSIVE MODE")
+        assert fleet.leader(after=lease.epoch).pid != lease.pid
+        assert "its dispatch is stuck" in fleet.process_of(lease).text()
+        holder.rollback()
+        finished(queue, queue.enqueue("noop"), 20)
+
+
+def test_a_leader_whose_dispatch_fails_again_and_again_gives_up_the_lead(dsn, tmp_path):
+    with Fleet(dsn, tmp_path) as fleet, Queue(dsn) as queue:
+        lease = _dispatching(fleet, queue)
+        fleet.sql("ALTER TABLE pgqueue.jobs RENAME TO jobs_of_nobody")
+        fleet.leader(after=lease.epoch)
+        assert "its dispatch is stuck" in fleet.process_of(lease).text()
+        fleet.sql("ALTER TABLE pgqueue.jobs_of_nobody RENAME TO jobs")
+        finished(queue, queue.enqueue("noop"), 20)
+
+
+def test_a_leader_that_cannot_begin_gives_up_the_lead(dsn, tmp_path):
+    with Fleet(dsn, tmp_path) as fleet, Queue(dsn) as queue, psycopg.connect(dsn) as holder:
+        holder.execute("LOCK TABLE pgqueue.jobs IN ACCESS EXCLUSIVE MODE")
         fleet.add(2)
         fleet.ready(2)
         lease = fleet.leader()
-        holder.execute("LOCK TABLE pgqueue.jobs IN ACCESS EXCLUSIVE MODE")
-        fleet.leader(after=lease.epoch, timeout=2 * LEASE + 3)
-        assert "its dispatch is stuck" in fleet.process_of(lease).text()
+        fleet.leader(after=lease.epoch)
+        assert "its duties cannot begin" in fleet.process_of(lease).text()
         holder.rollback()
-        job = queue.enqueue("noop")
-        eventually(lambda: queue.get(job.id).state == "completed")
+        finished(queue, queue.enqueue("noop"), 20)
+
+
+def _dispatching(fleet, queue):
+    """The lease of a leader that has begun to dispatch, a standby beside it."""
+    fleet.add(2)
+    fleet.ready(2)
+    finished(queue, queue.enqueue("noop"), 20)
+    return fleet.leader()
 
 
 def test_the_session_lock_s_loss_is_the_lead_s_loss(dsn, tmp_path):

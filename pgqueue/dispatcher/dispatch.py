@@ -23,7 +23,7 @@ from pgqueue.dispatcher.bell import Doorbell
 from pgqueue.dispatcher.budget import Budget
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.lanes import Lanes
-from pgqueue.dispatcher.leader import Term
+from pgqueue.dispatcher.leader import Term, Trouble
 from pgqueue.dispatcher.rates import Buckets
 from pgqueue.dispatcher.running import Running, RunningSet
 from pgqueue.dispatcher.service import Service
@@ -121,36 +121,33 @@ class Dispatch(Service):
         self._scanned_empty = False
         self._batch = MAX_BATCH
         self._reported = 0.0
-        self._busy_since: float | None = None
+        self._trying_since: float | None = None
 
-    def trouble(self, limit: float) -> str | None:
-        """Why this term should end: a step goes on for more than `limit` seconds, or a claim's answer was lost."""
+    def trouble(self, limit: float) -> Trouble | None:
+        """Why this term should end: its steps hang or fail for over `limit` seconds, or a claim's answer was lost."""
         if self._uncertain:
-            return "a claim's answer was lost"
-        stuck = self._busy_since is not None and clock() - self._busy_since > limit
-        return "its dispatch is stuck" if stuck else None
+            return Trouble("a claim's answer was lost", stands_back=False)
+        stuck = self._trying_since is not None and clock() - self._trying_since > limit
+        return Trouble("its dispatch is stuck") if stuck else None
 
     async def run_once(self) -> float:
         """Dispatch what there is, then sleep until there is more."""
         if self._uncertain:
             return self._poll_interval
-        try:
-            if clock() >= self._next_scan:
-                await self._scan()
-            if await self._step():
-                return 0.0
-            self._full = self._worker is None or self._worker.free() <= 0
-            if self._full:
-                await self.wait(self._poll_interval)
-            elif not self._scanned_empty:
-                await self._scan()
-            elif self._sessions.pooled:
-                await self.wait(self._longest_sleep())
-                self._next_scan = 0.0
-            else:
-                await self._doorbell.sleep(self._longest_sleep())
-        finally:
-            self._busy_since = None
+        if clock() >= self._next_scan:
+            await self._scan()
+        if await self._step():
+            return 0.0
+        self._full = self._worker is None or self._worker.free() <= 0
+        if self._full:
+            await self.wait(self._poll_interval)
+        elif not self._scanned_empty:
+            await self._scan()
+        elif self._sessions.pooled:
+            await self.wait(self._longest_sleep())
+            self._next_scan = 0.0
+        else:
+            await self._doorbell.sleep(self._longest_sleep())
         return 0.0
 
     def freed(self) -> None:
@@ -192,19 +189,17 @@ class Dispatch(Service):
         return min(wait for wait in waits if wait is not None)
 
     async def _scan_and_dispatch(self) -> bool:
-        try:
-            await self._scan()
-            dispatched = False
-            while await self._step():
-                dispatched = True
-            return dispatched
-        finally:
-            self._busy_since = None
+        await self._scan()
+        dispatched = False
+        while await self._step():
+            dispatched = True
+        return dispatched
 
     async def _scan(self) -> None:
         """Find every lane with work and look at all of it again."""
+        self._try()
         connection = await self._connected()
-        started = self._busy_since = clock()
+        started = clock()
         version, ageing = self._rules_version, self._configuration.ageing
         if self._doubt_buckets:
             buckets = await db.arun(connection, store.rate_buckets.read_buckets(), self._schema)
@@ -235,7 +230,6 @@ class Dispatch(Service):
         took = clock() - started
         if version == self._rules_version:
             self._next_scan = clock() + min(self._poll_interval, max(SCAN_AT_LEAST, SCAN_SHARE * took))
-        self._busy_since = None
 
     async def _scan_keys(self, connection: db.AsyncConnection, split: list[tuple[str, str]]) -> list[LaneHead]:
         """The keys that have work, from where the last scan ended, then from the first on."""
@@ -256,6 +250,7 @@ class Dispatch(Service):
         """One dispatch; True if it moved anything."""
         worker_id = self._worker.worker_id if self._worker is not None else None
         if self._worker is None or worker_id is None:
+            self._trying_since = None
             return False
         free = min(self._batch, self._worker.free())
         budget = Budget(self._configuration, self._running, self._buckets)
@@ -269,6 +264,7 @@ class Dispatch(Service):
         )
         self._token_wait = budget.wait
         if not quotas:
+            self._trying_since = None
             return False
         tokens = budget.wanted({quota.lane: quota.quota for quota in quotas})
         claim = asyncio.ensure_future(self._claim(quotas, tokens, worker_id))
@@ -284,8 +280,8 @@ class Dispatch(Service):
         self, quotas: list[LaneQuota], tokens: dict[BucketKey, tuple[int, RateLimit]], worker_id: UUID
     ) -> bool:
         assert self._worker is not None  # noqa: S101 - _step has just asked it
+        self._try()
         connection = await self._connected()
-        self._busy_since = clock()
         statements: list[Statement[Any]] = [store.jobs.dispatch(quotas, worker_id, self._term.epoch)]
         if tokens:
             statements.append(store.rate_buckets.spend(self._buckets.spend(tokens)))
@@ -303,7 +299,7 @@ class Dispatch(Service):
                 self._buckets.spent(left[0], self._unused(tokens, jobs))
             if jobs:
                 self._hand_over(jobs, worker_id)
-        self._busy_since = None
+        self._trying_since = None
         self._lanes.dispatched(quotas, jobs)
         self._scanned_empty = False
         return bool(jobs)
@@ -363,6 +359,11 @@ class Dispatch(Service):
                 close = store.jobs.close(ids, JobState.FAILED, Reason.UNKNOWN_TYPE, error)
                 failed += [closed.type for closed in await db.arun(connection, close, self._schema)]
         return failed
+
+    def _try(self) -> None:
+        """A scan or a claim begins: until one ends with nothing left to claim, or claimed, nothing gets done."""
+        if self._trying_since is None:
+            self._trying_since = clock()
 
     async def _connected(self) -> db.AsyncConnection:
         if self._connection is None or self._connection.closed:

@@ -20,7 +20,7 @@ from pgqueue.config import Settings
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.control import ControlLoop
 from pgqueue.dispatcher.duties import Duties
-from pgqueue.dispatcher.leader import Leader, Term
+from pgqueue.dispatcher.leader import Leader, Term, Trouble
 from pgqueue.dispatcher.listener import Listener
 from pgqueue.dispatcher.sessions import PoolerMode, Sessions, probe
 from pgqueue.errors import ConflictError, PgQueueError
@@ -265,7 +265,7 @@ class Dispatcher:
             await self._duties.stop()
             self._duties = None
 
-    def _trouble(self) -> str | None:
+    def _trouble(self) -> Trouble | None:
         return self._duties.trouble(self.settings.leader_lease_duration) if self._duties is not None else None
 
     def _rung(self) -> None:

@@ -16,7 +16,7 @@ from pgqueue.config import Settings
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.dispatch import STALE_GRACE, Dispatch
 from pgqueue.dispatcher.expire import Expirer
-from pgqueue.dispatcher.leader import Term
+from pgqueue.dispatcher.leader import Term, Trouble
 from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.promote import Promoter
 from pgqueue.dispatcher.prune import Pruner
@@ -84,15 +84,15 @@ class Duties:
         )
         self._expirer = Expirer(self._maintenance, schema, settings.job_poll_interval)
         self._pruner = Pruner(self._maintenance, settings)
-        self._preparing_since: float | None = None
+        self._preparing_since: float | None = clock()
         self._task = asyncio.create_task(self._run())
 
-    def trouble(self, limit: float) -> str | None:
-        """Why this term should end: its dispatch is stuck (`limit` seconds), has lost count, or is over; else None."""
+    def trouble(self, limit: float) -> Trouble | None:
+        """Why this term should end: nothing done for `limit` seconds, the count lost, or all over; else None."""
         if self._task.done():
-            return "its duties ended"
+            return Trouble("its duties ended")
         if self._preparing_since is not None and clock() - self._preparing_since > limit:
-            return "its duties cannot begin"
+            return Trouble("its duties cannot begin")
         return self._dispatch.trouble(limit)
 
     def rung(self) -> None:
@@ -123,12 +123,11 @@ class Duties:
         await self._maintenance.close()
 
     async def _run(self) -> None:
-        prepared = False
+        prepared = await self._prepare()
         while not prepared:
-            self._preparing_since = clock()
+            await asyncio.sleep(PREPARE_PAUSE)
             prepared = await self._prepare()
-            self._preparing_since = None
-            await asyncio.sleep(0 if prepared else PREPARE_PAUSE)
+        self._preparing_since = None
         async with asyncio.TaskGroup() as group:
             for service in (self._dispatch, self._promoter, self._reaper, self._expirer, self._pruner):
                 group.create_task(service.run(), name=service.name)

@@ -8,7 +8,8 @@ Trust: this process holds itself leader until ttl - margin after the *start* of 
 that counts sleep. That only saves work: what makes two leaders harmless is `fence`, checked inside PostgreSQL by
 every write a leader makes. After any reconnect the row is read again; losing the lock's session is losing the lead.
 A leader frozen inside a fenced transaction holds the row: its sessions are ended first, by its application_name,
-then the row is taken. Renewal is gated on the duties' progress, so a leader whose dispatch is stuck loses the lease.
+then the row is taken. Renewal is gated on the duties' progress: a leader that gets nothing done for a whole lease loses
+it, and stands back for another, so that a process that fares better may lead.
 """
 
 from __future__ import annotations
@@ -52,6 +53,14 @@ class Term:
         return store.leader.fence(self.name, self.holder_id, self.epoch)
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a term should end; `stands_back`: another process may fare better, so this one lets it."""
+
+    why: str
+    stands_back: bool = True
+
+
 class Leader(Service):
     """The election of one process for one leader name.
 
@@ -78,7 +87,7 @@ class Leader(Service):
         ttl: float,
         interval: float,
         bell: Bell,
-        trouble: Callable[[], str | None],
+        trouble: Callable[[], Trouble | None],
         on_elected: Callable[[Term], Awaitable[None]],
         on_lost: Callable[[Term, str], Awaitable[None]],
     ) -> None:
@@ -95,6 +104,7 @@ class Leader(Service):
         self._key = lock_key(schema, name, "lease")
         self._connection: db.AsyncConnection | None = None
         self._trusted_until = 0.0
+        self._stands_back_until = 0.0
         self._said: str | None = None
         self.term: Term | None = None
 
@@ -108,7 +118,7 @@ class Leader(Service):
         renewed = True
         if self.term is not None:
             renewed = await self._renew(self.term)
-        if self.term is None:
+        if self.term is None and clock() >= self._stands_back_until:
             await self._campaign()
         if self.term is not None:
             return self._interval if renewed else RENEW_AGAIN
@@ -140,8 +150,10 @@ class Leader(Service):
     async def _renew(self, term: Term) -> bool:
         """Extend the lease; False if that is to be tried again soon, for somebody held its row."""
         started = clock()
-        if (why := self._trouble()) is not None:
-            await self._lose(term, why)
+        if (trouble := self._trouble()) is not None:
+            await self._lose(term, trouble.why)
+            if trouble.stands_back:
+                self._stands_back_until = clock() + self._ttl
             return False
         try:
             async with asyncio.timeout(max(0.0, self._trusted_until - started)):
