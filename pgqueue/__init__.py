@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pgqueue.registry import Executor as Executor
     from pgqueue.registry import Limits as Limits
     from pgqueue.registry import Registry as Registry
+    from pgqueue.resources import Resource as Resource
     from pgqueue.rules import RateLimit as RateLimit
     from pgqueue.worker import JobContext as JobContext
 
@@ -60,6 +61,7 @@ _HOMES = {
     "Priority": "pgqueue.job",
     "Queue": "pgqueue.queue",
     "Registry": "pgqueue.registry",
+    "Resource": "pgqueue.resources",
     "Settings": "pgqueue.config",
 }
 
@@ -85,6 +87,7 @@ __all__ = [
     "Queue",
     "RateLimit",
     "Registry",
+    "Resource",
     "Retry",
     "Settings",
     "Snooze",

@@ -18,6 +18,8 @@
     ├── WaitTimeoutError (TimeoutError)      exit 7
     ├── NotLeaderError                       a fenced write was refused: this process does not lead (any more)
     ├── UnknownJobTypeError                  a job's type has no executor here
+    ├── UnknownResourceError (LookupError)   a handler asked for a resource that nobody declared
+    ├── StartupError                         a resource could not be made, or a start-up hook failed: nothing ran
     └── WorkspaceError                       workspace or session set-up failed; the job fails with it
 
 Messages say what happened, name the value, and say the rule or the remedy. Passwords never appear in them.
@@ -135,6 +137,14 @@ class NotLeaderError(PgQueueError):
 
 class UnknownJobTypeError(PgQueueError):
     """A job's type has no executor here."""
+
+
+class UnknownResourceError(PgQueueError, LookupError):
+    """A handler asked for a resource that was not declared."""
+
+
+class StartupError(PgQueueError):
+    """A resource could not be made, or a start-up hook failed; no job was run."""
 
 
 class WorkspaceError(PgQueueError):

@@ -6,19 +6,26 @@ says so, and nothing is registered by importing. Owns no database and runs nothi
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
 from pgqueue import validation
 from pgqueue.backoff import Backoff, BackoffFunction, check_backoff
 from pgqueue.errors import ConfigurationError, InvalidArgumentError
 from pgqueue.job import Job
+from pgqueue.middleware import Around, Middleware
 from pgqueue.outcome import Policy
+from pgqueue.resources import Declaration, Resource
 from pgqueue.rules import MAX_LIMIT, QueueRules, TypeRules
 
 ErrorCallback = Callable[[Job, BaseException], None]
+Hook = Callable[[], Any]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+AroundT = TypeVar("AroundT", bound=Around)
+HookT = TypeVar("HookT", bound=Hook)
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -73,16 +80,22 @@ class Registration:
 
 
 class Registry:
-    """The job types a process can execute, and what the code says of queues.
+    """The job types a process can execute, what goes around them, and what the code says of queues.
 
     Attributes:
         queues: the rules of queues, by name.
+        middlewares, startup_hooks, shutdown_hooks: in the order in which they were registered.
+        resources: the keys of what handlers share, by name, in that order too.
     """
 
     def __init__(self) -> None:
         self._registrations: dict[str, Registration] = {}
         self.error_callbacks: list[ErrorCallback] = []
         self.queues: dict[str, QueueRules] = {}
+        self.middlewares: list[Middleware] = []
+        self.startup_hooks: list[Hook] = []
+        self.shutdown_hooks: list[Hook] = []
+        self.resources: dict[str, Resource[Any]] = {}
 
     def executor(self, job_type: str, **options: Any) -> Callable[[FunctionT], FunctionT]:
         """Decorate a function `(job, context)` as the executor of `job_type`; options as in `register`."""
@@ -175,6 +188,100 @@ class Registry:
         """Call `callback(job, error)` after each run that ended in an error; what it raises is logged, no more."""
         self.error_callbacks.append(callback)
         return callback
+
+    @overload
+    def middleware(self, around: AroundT, *, types: Sequence[str] | None = None) -> AroundT: ...
+    @overload
+    def middleware(self, *, types: Sequence[str] | None = None) -> Callable[[AroundT], AroundT]: ...
+    def middleware(self, around: Any = None, *, types: Sequence[str] | None = None) -> Any:
+        """Call `around(job, context, call_next)` instead of the handler; also a decorator, with and without `types`.
+
+        `call_next(job, context)` runs what is inside, at last the handler, and returns its result; what `around`
+        returns or raises takes the place of the handler's own, `Retry`, `Snooze`, `Discard` and `Cancel` included.
+
+        The rule: `async def` runs on the event loop and goes around handlers of every kind: coroutines, threads and
+        isolated processes (`await call_next(…)`). A plain `def` runs in the handler's thread, so it goes around plain
+        handlers only. The first registered is the outermost, and all async ones are outside of all plain ones.
+
+        Args:
+            around: the function.
+            types: job types it is for; None: all.
+
+        Raises:
+            ConfigurationError: it cannot be called. At the start: it is plain and one of its types' handlers is
+                async or isolated.
+            InvalidArgumentError: `types` is no list of names.
+        """
+
+        def decorate(function: AroundT) -> AroundT:
+            self.middlewares.append(Middleware.of(function, types))
+            return function
+
+        return decorate if around is None else decorate(around)
+
+    def on_startup(self, hook: HookT) -> HookT:
+        """Call `hook()`, plain or async, before a worker takes its first job, after its resources are made.
+
+        It runs on the handlers' loop. What it raises ends the process: no job is run.
+
+        Raises:
+            ConfigurationError: it cannot be called without arguments.
+        """
+        self.startup_hooks.append(validation.check_callback(hook, "start-up hook"))
+        return hook
+
+    def on_shutdown(self, hook: HookT) -> HookT:
+        """Call `hook()`, plain or async, after a worker's last job ended, before its resources are closed.
+
+        It runs on the handlers' loop; an async one has 5 s. What it raises is logged, and the others still run. Not
+        called where the start-up failed.
+
+        Raises:
+            ConfigurationError: it cannot be called without arguments.
+        """
+        self.shutdown_hooks.append(validation.check_callback(hook, "shut-down hook"))
+        return hook
+
+    @overload
+    def resource(self, name: str, factory: Callable[[], AbstractAsyncContextManager[T]]) -> Resource[T]: ...
+    @overload
+    def resource(self, name: str, factory: Callable[[], AbstractContextManager[T]]) -> Resource[T]: ...
+    @overload
+    def resource(self, name: str, factory: Callable[[], AsyncIterator[T]]) -> Resource[T]: ...
+    @overload
+    def resource(self, name: str, factory: Callable[[], Iterator[T]]) -> Resource[T]: ...
+    @overload
+    def resource(self, name: str, factory: Callable[[], Awaitable[T]]) -> Resource[T]: ...
+    @overload
+    def resource(self, name: str, factory: Callable[[], T]) -> Resource[T]: ...
+    @overload
+    def resource(self, name: str) -> Declaration: ...
+    def resource(self, name: str, factory: Any = None) -> Any:
+        """Declare what is made once per process and shared by handlers; returns its key, for `context.resources[key]`.
+
+        Also a decorator of the factory; the key takes the function's place. A worker makes all of them before its
+        first job, in order, and closes them in reverse after its last. In an isolated process each is made when a job
+        there first asks for it; an async one is refused there.
+
+        Args:
+            name: 1 to 128 characters of A-Z a-z 0-9 _ . : / -
+            factory: a function without arguments, plain or async; it returns the resource, or a context manager
+                that is entered and left; or a generator that yields it. (So an object that must not be entered,
+                such as a lock, is yielded.)
+
+        Raises:
+            ConfigurationError: the name is taken, or the factory cannot be called without arguments.
+            InvalidNameError: the name breaks its rule.
+        """
+
+        def decorate(function: Callable[[], Any]) -> Resource[Any]:
+            made: Resource[Any] = Resource(name, validation.check_callback(function, f"factory of {name!r}"))
+            if name in self.resources:
+                raise ConfigurationError(f"resource {name!r} is declared already: give each a name of its own")
+            self.resources[name] = made
+            return made
+
+        return decorate if factory is None else decorate(factory)
 
     def get(self, job_type: str) -> Registration | None:
         """The registration of `job_type`, or None."""

@@ -1,4 +1,4 @@
-"""What may be a name, a payload, a number: the one validator, used by every way in.
+"""What may be a name, a payload, a number, a callback: the one validator, used by every way in.
 
 Promises that what passes can be stored by PostgreSQL and read back by any worker, and that a refusal names
 the value and the rule before any SQL runs. Knows no database and no defaults besides the limits below.
@@ -7,6 +7,7 @@ the value and the rule before any SQL runs. Knows no database and no defaults be
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import re
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from pgqueue.errors import InvalidArgumentError, InvalidNameError, InvalidPayloadError
+from pgqueue.errors import ConfigurationError, InvalidArgumentError, InvalidNameError, InvalidPayloadError
 
 NAME_RULE = "1 to 128 characters of A-Z a-z 0-9 _ . : / -"
 MAX_PAYLOAD_BYTES = 1024 * 1024
@@ -76,6 +77,24 @@ def check_aware(value: object, what: str) -> datetime:
     if not 2 <= value.year <= 9998:
         raise InvalidArgumentError(f"invalid {what} {value.isoformat()}: must be between the years 2 and 9998")
     return value
+
+
+def check_callback(function: Any, what: str, *arguments: str) -> Any:
+    """Return `function` if it can be called with so many arguments, as far as it says what it takes.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    rule = f"must be a function ({', '.join(arguments)})"
+    if not callable(function):
+        raise ConfigurationError(f"{what} {shorten(function)} {rule}")
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        raise ConfigurationError(f"{what} {shorten(function)} {rule}: {error}") from None
+    except ValueError:  # a builtin that does not say
+        pass
+    return function
 
 
 def check_key(value: object, what: str) -> str:

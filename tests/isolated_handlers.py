@@ -77,8 +77,15 @@ def about(job, context):
     }
 
 
-def resources(job, context):
-    return context.resources["x"]
+def asks_for_more(job, context):
+    return context.connections
+
+
+def tells_whether_it_is_the_last(job, context):
+    """Put off at first, which burns no attempt, and then always fails."""
+    with Path(job.payload["path"]).open("a") as file:
+        file.write(f"{job.is_last_attempt} ")
+    raise Snooze(0) if job.attempt == 1 else ValueError("no")
 
 
 def raises(job, context):

@@ -62,8 +62,8 @@ def test_job_and_context_arrive_whole():
 
 
 def test_what_a_process_cannot_have_is_said():
-    with pytest.raises(AttributeError, match=r"context.resources does not exist with isolation='process'"):
-        run_alone(handlers.resources)
+    with pytest.raises(AttributeError, match=r"context.connections does not exist with isolation='process'"):
+        run_alone(handlers.asks_for_more)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from dataclasses import dataclass
 
+import isolated_handlers
 import pytest
 from support import eventually, finished
 
@@ -207,3 +208,14 @@ def test_a_job_told_to_stop_whose_worker_was_not_told_hears_of_it_at_a_heartbeat
     assert inside.wait(10)
     sql("UPDATE pgqueue.jobs SET cancel_requested = true")
     assert finished(queue, job).reason == "cancelled"
+
+
+@pytest.mark.parametrize("isolation", ["inline", "process"])
+def test_a_handler_is_told_which_attempt_is_its_last_also_after_a_snooze(isolation, queue, started, tmp_path):
+    registry = Registry()
+    handler = isolated_handlers.tells_whether_it_is_the_last
+    registry.register("a", handler, max_attempts=2, backoff="fixed:0.01", isolation=isolation)
+    started(registry)
+    job = finished(queue, queue.enqueue("a", {"path": str(tmp_path / "told")}))
+    assert (job.state, job.attempt, job.released) == ("failed", 3, 1)
+    assert (tmp_path / "told").read_text().split() == ["False", "False", "True"]

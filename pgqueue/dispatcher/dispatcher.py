@@ -46,6 +46,8 @@ class Dispatcher:
 
     Raises (from `run`):
         DatabaseUnavailableError, SchemaError: at the start; later losses are waited out.
+        StartupError: a resource or a start-up hook of the registry failed.
+        ConfigurationError: a middleware does not fit a handler, or a handler cannot be sent to a process.
     """
 
     def __init__(
@@ -171,6 +173,7 @@ class Dispatcher:
         try:
             if self.settings.execute:
                 self._worker = self._make_worker(sessions, self._control)
+                await self._worker.open()
             await self._control.run(self._begin(sessions))
             if self._worker is not None:
                 self._worker.start()

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
 from pgqueue.job import Job
+from pgqueue.resources import Resources
 
 logger = logging.getLogger("pgqueue.job")
+
+NO_WORKER = UUID(int=0)
+"""The worker of a context made by hand."""
 
 
 class Cancellation:
@@ -42,7 +47,7 @@ class Cancellation:
 
 
 class JobContext:
-    """One run of a job.
+    """One run of a job; a test makes one by hand: `JobContext(job, resources={"db": fake})`.
 
     Attributes:
         job: the job; `max_attempts` and `timeout` are the resolved values.
@@ -51,16 +56,20 @@ class JobContext:
         cancelled: set when the run should stop: its time is up, or the worker is stopping.
         worker_id: the worker that runs it.
         payload: the payload, as the model its type was registered with; without one the JSON object.
+        resources: what `registry.resource` declared, by key or name.
     """
 
-    __slots__ = ("cancelled", "deadline", "job", "payload", "worker_id")
+    __slots__ = ("cancelled", "deadline", "job", "payload", "resources", "worker_id")
 
-    def __init__(self, job: Job, worker_id: UUID) -> None:
+    def __init__(
+        self, job: Job, worker_id: UUID = NO_WORKER, resources: Resources | Mapping[Any, Any] | None = None
+    ) -> None:
         self.job = job
         self.worker_id = worker_id
         self.deadline = time.monotonic() + job.timeout if job.timeout else None
         self.cancelled = Cancellation()
         self.payload: Any = job.payload
+        self.resources = resources if isinstance(resources, Resources) else Resources(resources)
 
     @property
     def attempt(self) -> int:

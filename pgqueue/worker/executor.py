@@ -7,11 +7,13 @@ database: what ended is handed on in batches, one call per turn of the loop.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import inspect
 import json
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +21,7 @@ from uuid import UUID
 
 from pgqueue.errors import InvalidPayloadError, UnknownJobTypeError
 from pgqueue.job import Job, JobState, Reason
+from pgqueue.middleware import Handler, compose, plain
 from pgqueue.outcome import (
     DEFAULT_POLICY,
     SIGNALS,
@@ -32,6 +35,7 @@ from pgqueue.outcome import (
 )
 from pgqueue.payloads import parse_payload
 from pgqueue.registry import Registration, Registry
+from pgqueue.resources import Resources
 from pgqueue.worker.context import JobContext
 from pgqueue.worker.isolation import ProcessPool
 
@@ -47,15 +51,15 @@ Ended = tuple[Outcome, UUID]
 class Run:
     """One job being executed."""
 
-    __slots__ = ("context", "ended", "in_thread", "started", "stopping", "task", "timer")
+    __slots__ = ("context", "ended", "started", "stopping", "task", "threads", "timer")
 
-    def __init__(self, job: Job, worker_id: UUID) -> None:
-        self.context = JobContext(job, worker_id)
+    def __init__(self, job: Job, worker_id: UUID, resources: Resources) -> None:
+        self.context = JobContext(job, worker_id, resources)
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.stopping: BaseException | None = None
         self.started = False
-        self.in_thread = False
+        self.threads = 0  # that it is in: more than one only where middleware gave up on one and called again
         self.ended = False
 
 
@@ -67,6 +71,12 @@ class ExecutorPool:
         concurrency: how many runs at once; the caller keeps to it, by `free`.
         where: this worker, for people; written into errors.
         on_ended: called on the loop with the runs that ended since the last call.
+
+    Attributes:
+        resources: what handlers find in their context.
+
+    Raises:
+        ConfigurationError: a handler cannot be sent to a process, or has middleware that does not fit it.
     """
 
     def __init__(
@@ -78,13 +88,18 @@ class ExecutorPool:
         self._on_ended = on_ended
         self._loop = asyncio.get_running_loop()
         self._threads = self._new_threads()
-        self._processes = ProcessPool(concurrency)
+        self._processes = ProcessPool(concurrency, resources=registry.resources.values())
+        self._calls: dict[str, Callable[[Job, JobContext], Awaitable[Any]]] = {}
         for one in registry:
             if one.isolation == "process":
                 self._processes.prepare(one.type, one.execute, one.payload_model)
+            self._composed(one)
+        for middleware in registry.middlewares:
+            if unknown := sorted(name for name in middleware.types or () if name not in registry):
+                logger.warning("middleware %s: there is no executor for %s here", middleware.name, ", ".join(unknown))
+        self.resources = Resources()
         self._runs: dict[tuple[int, int], Run] = {}
         self._ended: list[Ended] = []
-        self._is_coroutine: dict[str, bool] = {}
         self._lost: set[UUID] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -95,7 +110,7 @@ class ExecutorPool:
         """Start `jobs`; each ends in one outcome, whatever its handler does."""
         self._idle.clear()
         for job in jobs:
-            run = Run(job, worker_id)
+            run = Run(job, worker_id, self.resources)
             self._runs[job.id, job.attempt] = run
             run.task = self._loop.create_task(self._execute(run))
             if worker_id in self._lost:
@@ -154,7 +169,8 @@ class ExecutorPool:
                 run.context.payload = fitted(registration.payload_model, job.payload)
             if job.timeout:
                 run.timer = self._loop.call_later(job.timeout, self._time_out, run)
-            result = await self._call(registration, run)
+            call = self._calls.get(job.type) or self._composed(registration)
+            result = await call(job, run.context)
             if not registration.store_result and not isinstance(result, SIGNALS):
                 result = None
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything; it ends its own job and nothing else
@@ -168,25 +184,42 @@ class ExecutorPool:
         released_in_vain = isinstance(run.stopping, JobReleasedError) and not isinstance(result, BaseException)
         self._end(run, result if run.stopping is None or released_in_vain else run.stopping)
 
-    async def _call(self, registration: Registration, run: Run) -> Any:
-        if registration.isolation == "process":
-            return await self._processes.run(
-                registration.execute,
-                run.context.job,
-                payload_model=registration.payload_model,
-                worker_id=run.context.worker_id,
-                deadline=run.context.deadline,
-                memory_limit=registration.memory_limit,
-            )
-        coroutine = self._is_coroutine.get(registration.type)
-        if coroutine is None:
-            coroutine = self._is_coroutine[registration.type] = inspect.iscoroutinefunction(registration.execute)
-        if coroutine:
-            return await registration.execute(run.context.job, run.context)
-        run.in_thread = True
-        call = self._loop.run_in_executor(self._threads, _in_thread, registration, run)
-        result = await call
-        run.in_thread = False
+    def _composed(self, registration: Registration) -> Callable[[Job, JobContext], Awaitable[Any]]:
+        """How jobs of this type are run, made once: the handler where it belongs, its middleware around it."""
+        isolated = registration.isolation == "process"
+        around = [one for one in self._registry.middlewares if one.applies_to(registration.type)]
+        outer = [one for one in around if one.is_async]
+        inner = [one for one in around if not one.is_async]
+        execute = plain(registration.execute, inner, registration.type, isolated=isolated)
+        call: Handler
+        if isolated:
+            call = functools.partial(self._in_process, registration)
+        elif inspect.iscoroutinefunction(execute):
+            call = execute
+        else:
+            call = functools.partial(self._in_thread, execute, bool(outer))
+        call = self._calls[registration.type] = compose(call, outer)
+        return call
+
+    async def _in_process(self, registration: Registration, job: Job, context: JobContext) -> Any:
+        return await self._processes.run(
+            registration.execute,
+            job,
+            payload_model=registration.payload_model,
+            worker_id=context.worker_id,
+            deadline=context.deadline,
+            memory_limit=registration.memory_limit,
+        )
+
+    async def _in_thread(self, execute: Handler, with_variables: bool, job: Job, context: JobContext) -> Any:
+        """Run it in a thread; with the context variables that middleware may have set."""
+        run = self._runs[job.id, job.attempt]
+        run.threads += 1
+        call = functools.partial(_caught, execute, job, context)
+        if with_variables:
+            call = functools.partial(contextvars.copy_context().run, call)
+        result = await self._loop.run_in_executor(self._threads, call)
+        run.threads -= 1
         if isinstance(result, _Raised):
             raise result.error
         return await result if inspect.isawaitable(result) else result
@@ -212,7 +245,7 @@ class ExecutorPool:
                 Reason.ERROR,
                 error={"class": type(error).__name__, "message": "could not be described", "attempt": job.attempt},
             )
-        if run.in_thread and run.stopping is not None:
+        if run.threads:
             self._abandon_threads(job)
         if isinstance(result, BaseException) and outcome.error is not None and outcome.state is not JobState.CANCELLED:
             self._tell_error(job, result, outcome)
@@ -237,7 +270,7 @@ class ExecutorPool:
             run.context.cancelled.set()
             # One that has not begun sees it by itself: a task cancelled before its first step would never end its job.
             # A thread that is only asked to stop gets the time to do so; cancelling would leave it to itself at once.
-            if run.task is not None and run.started and not (run.in_thread and isinstance(ending, JobReleasedError)):
+            if run.task is not None and run.started and not (run.threads and isinstance(ending, JobReleasedError)):
                 run.task.cancel()
 
     def _abandon_threads(self, job: Job) -> None:
@@ -283,9 +316,9 @@ class _Raised:
         self.error = error
 
 
-def _in_thread(registration: Registration, run: Run) -> Any:
+def _caught(execute: Handler, job: Job, context: JobContext) -> Any:
     try:
-        return registration.execute(run.context.job, run.context)
+        return execute(job, context)
     except BaseException as error:  # noqa: BLE001 - as in _execute
         return _Raised(error)
 

@@ -30,6 +30,7 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from pgqueue.job import Job
+    from pgqueue.resources import LazyResources
 
 # Nothing of pgqueue is imported up here: where it is, sys.path, is the first thing the parent says.
 
@@ -96,16 +97,22 @@ class IsolatedContext:
         logger: carries job id, type and attempt; written to stderr.
     """
 
-    def __init__(self, job: Job, payload: Any, worker_id: UUID | None, deadline: float | None) -> None:
+    def __init__(self, job: Job, payload: Any, worker_id: UUID | None, deadline: float | None, child: Child) -> None:
         self.job = job
         self.attempt = job.attempt
         self.deadline = deadline
         self.cancelled = Cancellation()
         self.worker_id = worker_id
         self.payload = payload
+        self._child = child
         self.fencing_token = job.id, job.attempt
         fields = {"job_id": job.id, "job_type": job.type, "attempt": job.attempt}
         self.logger = logging.LoggerAdapter(logging.getLogger("pgqueue.job"), fields)
+
+    @property
+    def resources(self) -> LazyResources:
+        """What the registry's resources are here, each made when first asked for, once per process."""
+        return self._child.resources
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -115,19 +122,41 @@ class IsolatedContext:
 
 
 class Child:
-    """The loop that answers the parent, and its signal handler."""
+    """The loop that answers the parent, and its signal handler.
+
+    Attributes:
+        references: the ways to the factories of resources, by name; part of the first thing the parent says.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self.references: dict[str, str] = {}
+        self._resources: LazyResources | None = None
+        self._pid = os.getpid()
         self._handlers: dict[int, tuple[Any, Any]] = {}
         self._context: IsolatedContext | None = None
         self._busy = False
         self._terminated = False
 
+    @property
+    def resources(self) -> LazyResources:
+        """This process's resources."""
+        if self._resources is None:
+            from pgqueue.resources import LazyResources
+
+            self._resources = LazyResources(self.references)
+        return self._resources
+
+    def close(self) -> None:
+        """Close the resources that were made; SIGTERM has done its work by now, SIGKILL bounds the time."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self._resources is not None and self._pid == os.getpid():  # a fork's are its parent's
+            self._resources.close()
+
     def serve(self) -> None:
         """Answer until the parent closes its end, or SIGTERM."""
         signal.signal(signal.SIGTERM, self._terminate)
-        while (request := self._receive()) is not None:
+        while (request := self.receive()) is not None:
             self._busy = True
             self._connection.sendall(BEGUN)
             signal.signal(signal.SIGTERM, self._terminate)  # the last handler may have set its own
@@ -146,7 +175,8 @@ class Child:
         if self._context is not None:
             self._context.cancelled.set()
 
-    def _receive(self) -> dict[str, Any] | None:
+    def receive(self) -> dict[str, Any] | None:
+        """What the parent says next; None at its end."""
         head = self._exactly(LENGTH.size)
         body = None if head is None else self._exactly(LENGTH.unpack(head)[0])
         return None if body is None else json.loads(body)
@@ -171,7 +201,7 @@ class Child:
         try:
             job = _job(json.loads(request["job"]))
             worker_id = None if request["worker_id"] is None else UUID(request["worker_id"])
-            context = IsolatedContext(job, _fitted(model, job.payload), worker_id, request["deadline"])
+            context = IsolatedContext(job, _fitted(model, job.payload), worker_id, request["deadline"], self)
             self._context = context
             if self._terminated:
                 context.cancelled.set()
@@ -305,12 +335,16 @@ def main(descriptor: int, parent: int) -> None:
 
     os.register_at_fork(after_in_child=forget)
     child = Child(connection)
-    hello = child._receive()  # noqa: SLF001 - the same module
+    hello = child.receive()
     if hello is None:
         return
+    child.references = hello["resources"]
     sys.path[:] = hello["path"]
     logging.basicConfig(level=hello["level"], format="%(asctime)s %(levelname)s %(message)s")
-    child.serve()
+    try:
+        child.serve()
+    finally:
+        child.close()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from uuid import UUID
 from pgqueue import validation
 from pgqueue.errors import ConfigurationError
 from pgqueue.job import Job
+from pgqueue.resources import Resource, references
 from pgqueue.worker.isolated import BEGUN, LENGTH
 from pgqueue.worker.isolation_answers import (
     IsolatedError,
@@ -84,8 +85,8 @@ class _Child(asyncio.Protocol):
                 raise
         self._socket = ours
 
-    async def connect(self) -> None:
-        """Take up the socket and tell the child where the modules are."""
+    async def connect(self, resources: dict[str, str]) -> None:
+        """Take up the socket and tell the child where the modules are, and how resources are made."""
         self._socket.setblocking(False)
         try:
             await self._loop.create_connection(lambda: self, sock=self._socket)
@@ -93,7 +94,8 @@ class _Child(asyncio.Protocol):
             self._socket.close()
             self.connection_lost(None)
             raise
-        self.send({"path": sys.path, "level": logging.getLogger().getEffectiveLevel()})
+        level = logging.getLogger().getEffectiveLevel()
+        self.send({"path": sys.path, "level": level, "resources": resources})
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a socket's
@@ -169,12 +171,21 @@ class ProcessPool:
         memory_limit: bytes of address space that a process may have while a job runs, interpreter and imports
             included; None: no limit. More raises MemoryError in the handler.
         grace: seconds between SIGTERM and SIGKILL.
+        resources: what a handler may ask its context for; each process makes its own.
     """
 
-    def __init__(self, concurrency: int, *, memory_limit: int | None = None, grace: float = GRACE) -> None:
+    def __init__(
+        self,
+        concurrency: int,
+        *,
+        memory_limit: int | None = None,
+        grace: float = GRACE,
+        resources: Iterable[Resource[Any]] = (),
+    ) -> None:
         self._slots = asyncio.Semaphore(concurrency)
         self._memory_limit = memory_limit
         self._grace = grace
+        self._resources = resources
         self._idle: list[_Child] = []
         self._children: set[_Child] = set()
         self._handlers: dict[str, _Handler] = {}
@@ -284,7 +295,7 @@ class ProcessPool:
         child = _Child()
         self._children.add(child)
         try:
-            await child.connect()
+            await child.connect(references(self._resources))
         except BaseException:
             child.kill()
             raise

@@ -25,6 +25,7 @@ from pgqueue.store.jobs import Run
 from pgqueue.worker.completer import Completer
 from pgqueue.worker.executor import Ended, ExecutorPool
 from pgqueue.worker.heartbeat import Heartbeat
+from pgqueue.worker.lifespan import Lifespan
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class LocalWorker:
         self._connect = connect
         self._connection: db.AsyncConnection | None = None
         self._repairing = asyncio.Lock()
+        self._lifespan = Lifespan(registry)
         self._pool = ExecutorPool(
             registry, settings.concurrency, f"{socket.gethostname()}:{os.getpid()}", self._hand_to_control
         )
@@ -203,6 +205,14 @@ class LocalWorker:
         self._assigned.difference_update(runs)
         self._on_done(runs)
 
+    async def open(self) -> None:
+        """On the handlers' loop, before `start`: make the registry's resources, run its start-up hooks.
+
+        Raises:
+            StartupError: one of them failed; this worker must not start.
+        """
+        self._pool.resources = await self._lifespan.start()
+
     def start(self) -> None:
         """Register and begin to beat."""
         self._heartbeat.start()
@@ -222,9 +232,10 @@ class LocalWorker:
                 await self._pool.wait_idle(RELEASE_GRACE)
 
     async def close(self) -> None:
-        """On the handlers' loop, after the completer is flushed: the row and the threads go."""
+        """On the handlers' loop, after the completer is flushed: the row, the threads and the resources go."""
         await asyncio.to_thread(self._heartbeat.stop)
         await self._pool.close()
+        await self._lifespan.stop()
 
     def _hand_to_control(self, ended: Sequence[Ended]) -> None:
         self._control.call_soon_threadsafe(self._take_ended, ended)
