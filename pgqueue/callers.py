@@ -1,4 +1,4 @@
-"""Enqueue on the caller's own connection: psycopg's, or SQLAlchemy's over psycopg, psycopg2 or asyncpg.
+"""Enqueue on the caller's own connection: psycopg's, SQLAlchemy's over psycopg, psycopg2 or asyncpg, or Django's.
 
 Promises that the job shares the caller's transaction: their commit makes it exist, their rollback leaves nothing.
 Knows what kinds there are and refuses any other by name. Never commits, never closes.
@@ -17,13 +17,17 @@ from weakref import WeakKeyDictionary
 import psycopg
 
 from pgqueue import db, sql
+from pgqueue.callers_django import is_django, run_django
 from pgqueue.errors import DatabaseError, DatabaseUnavailableError, UnsupportedConnectionError
 from pgqueue.store import Statement
 from pgqueue.store.operations import CopyRows, Operation, Step
 
 T = TypeVar("T")
 DRIVERS = ("psycopg", "psycopg2", "asyncpg")
-KINDS = "a psycopg Connection or AsyncConnection, or a SQLAlchemy Connection, Session, AsyncConnection or AsyncSession"
+KINDS = (
+    "a psycopg Connection or AsyncConnection, or a SQLAlchemy Connection, Session, AsyncConnection or AsyncSession, "
+    "or Django's connection"
+)
 
 
 def drive(connection: db.Connection, operation: Operation[T], schema: str) -> T:
@@ -67,10 +71,10 @@ def run_on(connection: object, operation: Callable[[bool], Operation[T]], schema
     """Run an operation on the caller's connection, from sync code.
 
     Args:
-        connection: a psycopg Connection, SQLAlchemy Connection or Session.
+        connection: a psycopg Connection, SQLAlchemy Connection or Session, or Django's connection.
         operation: makes the operation; its argument says whether COPY is to be had.
         schema: pgqueue's schema.
-        notify: called when SQLAlchemy tells of the commit.
+        notify: called when SQLAlchemy or Django tells of the commit.
 
     Raises:
         UnsupportedConnectionError: another kind, an async one, or another driver.
@@ -81,6 +85,8 @@ def run_on(connection: object, operation: Callable[[bool], Operation[T]], schema
             with db.transaction(connection):
                 return drive(connection, made, schema)
         return drive(connection, made, schema)
+    if is_django(connection):
+        return run_django(connection, operation, schema, notify)
     if not _is_sync(connection):
         _refuse(connection, "use AsyncQueue for an async connection" if _is_async(connection) else None)
     with _translated():
@@ -99,6 +105,8 @@ async def arun_on(
             async with db.atransaction(connection):
                 return await adrive(connection, made, schema)
         return await adrive(connection, made, schema)
+    if is_django(connection):
+        _refuse(connection, "Django's connection is sync: use Queue, from async code by asgiref's sync_to_async")
     if not _is_async(connection):
         _refuse(connection, "use Queue for a sync connection" if _is_sync(connection) else None)
 

@@ -108,8 +108,8 @@ class Queue(QueueBase):
             backoff: how long it waits after an error, a Backoff or its text; None: as the type says.
             headers: text by text, for tracing and the like; given to the handler with the job.
             options: the same as a value; keywords beat it.
-            connection: the caller's psycopg Connection or SQLAlchemy Connection or Session; None: one of pgqueue's
-                own, committed at once.
+            connection: the caller's psycopg Connection, SQLAlchemy Connection or Session, or Django connection; None:
+                one of pgqueue's own, committed at once.
 
         Raises:
             InvalidArgumentError, InvalidNameError, InvalidPayloadError: nothing was sent.

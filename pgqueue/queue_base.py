@@ -51,7 +51,7 @@ class QueueBase:
         self._closed = False
 
     def set_notify_func(self, callback: Callable[[], None] | None) -> None:
-        """Call `callback()` after each commit of jobs that pgqueue makes or SQLAlchemy tells of.
+        """Call `callback()` after each commit of jobs that pgqueue makes, or SQLAlchemy or Django tells of.
 
         It never blocks or fails an enqueue: what it raises is logged. None takes it away.
         """
