@@ -201,7 +201,8 @@ class Registry:
 
         The rule: `async def` runs on the event loop and goes around handlers of every kind: coroutines, threads and
         isolated processes (`await call_next(…)`). A plain `def` runs in the handler's thread, so it goes around plain
-        handlers only. The first registered is the outermost, and all async ones are outside of all plain ones.
+        handlers only. The first registered is the outermost, and all async ones are outside of all plain ones. What is
+        registered when a worker starts counts there.
 
         Args:
             around: the function.

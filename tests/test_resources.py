@@ -358,6 +358,28 @@ def test_a_dispatcher_whose_start_up_fails_ends_with_one_line_and_runs_nothing(d
     assert queue.get(job.id).attempt == 0
 
 
+def test_a_dispatcher_told_to_stop_during_its_start_up_closes_what_was_made_and_ends_well(dsn, tmp_path):
+    (tmp_path / "slow_to_start.py").write_text(
+        "import asyncio\n"
+        "from pgqueue import Registry\n"
+        "registry = Registry()\n"
+        "@registry.resource('database')\n"
+        "def database():\n"
+        "    yield 1\n"
+        "    print('closed', flush=True)\n"
+        "@registry.on_startup\n"
+        "async def waits():\n"
+        "    print('starting', flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        with dispatchers(dsn, tmp_path, 1, app="slow_to_start:registry") as (one,):
+            eventually(lambda: "starting" in one.text(), 30)
+            assert one.stop() == 0, one.text()
+            assert "closed" in one.text()
+
+
 def test_a_dispatcher_that_never_executes_makes_none_of_it(started, queue):
     registry = Registry()
     registry.resource("a", lambda: 1 // 0)

@@ -233,9 +233,11 @@ class LocalWorker:
 
     async def close(self) -> None:
         """On the handlers' loop, after the completer is flushed: the row, the threads and the resources go."""
-        await asyncio.to_thread(self._heartbeat.stop)
-        await self._pool.close()
-        await self._lifespan.stop()
+        try:
+            await asyncio.to_thread(self._heartbeat.stop)
+            await self._pool.close()
+        finally:
+            await self._lifespan.stop()
 
     def _hand_to_control(self, ended: Sequence[Ended]) -> None:
         self._control.call_soon_threadsafe(self._take_ended, ended)
