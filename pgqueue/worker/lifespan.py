@@ -109,8 +109,9 @@ def _starting(what: str) -> Iterator[None]:
         if not _own(error):
             raise
         last = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join(str(error).split())  # drivers say theirs in several lines
         raise StartupError(
-            f"{what} failed: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+            f"{what} failed: {type(error).__name__}: {said} ({last.filename}, line {last.lineno})"
         ) from error
 
 
