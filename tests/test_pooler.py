@@ -19,7 +19,7 @@ from soak import Background, Fleet, count, say
 from support import eventually
 
 from pgqueue import NewJob, Queue
-from pgqueue.dispatcher.sessions import PoolerMode, probe
+from pgqueue.pooler import PoolerMode, probe
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 needs_pgbouncer = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed: apt-get install pgbouncer")

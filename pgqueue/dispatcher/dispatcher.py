@@ -22,9 +22,10 @@ from pgqueue.dispatcher.control import ControlLoop
 from pgqueue.dispatcher.duties import Duties
 from pgqueue.dispatcher.leader import Leader, Term, Trouble
 from pgqueue.dispatcher.listener import Listener
-from pgqueue.dispatcher.sessions import PoolerMode, Sessions, probe
+from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.errors import ConflictError, PgQueueError
 from pgqueue.events import EventBus, LeaderElected, LeaderLost
+from pgqueue.pooler import PoolerMode, probe
 from pgqueue.queue_base import QueueBase
 from pgqueue.registry import Executor, Limits, Registry
 from pgqueue.store.jobs import Run

@@ -67,7 +67,8 @@ class Listener(Service):
         if not heard:
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT):
-                    await connection.execute(b"SELECT 1")
+                    # LISTEN once more changes nothing, and pg_stat_activity goes on naming what this session is.
+                    await connection.execute(f"LISTEN {self._bell.control_channel}".encode())
             except TimeoutError:
                 raise ConnectionError("the listener's socket is half open") from None
             # What arrived during the probe was not iterated over: count it as heard.

@@ -6,13 +6,8 @@ it would reach somebody else's.
 
 from __future__ import annotations
 
-import asyncio
-import random
 from dataclasses import dataclass
-from enum import Enum
 from uuid import UUID
-
-import psycopg
 
 from pgqueue import db
 from pgqueue.worker import completer
@@ -21,16 +16,6 @@ LEASE_STATEMENT_TIMEOUT = 2_000  # milliseconds; a renewal that takes longer has
 LOCK_TIMEOUT = 500  # milliseconds a lease statement waits for the row
 DDL_LOCK_TIMEOUT = 100  # milliseconds; DDL that waits longer would hold up completions behind it
 DISPATCH_STATEMENT_TIMEOUT = 30_000  # milliseconds
-PROBE_ROUNDS = 60  # a busy pool may lend the same server process again by chance, but not so often
-PROBE_PAUSE = 0.002  # seconds at most between them, at random, so that they do not keep step with the traffic
-
-
-class PoolerMode(Enum):
-    """What sits between a client and the server."""
-
-    DIRECT = "direct"
-    SESSION = "session pooler"
-    TRANSACTION = "transaction pooler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,38 +93,3 @@ class Sessions:
 def application_name(holder_id: UUID) -> str:
     """The name of a holder's sessions, in pg_stat_activity."""
     return f"{db.HOLDER_PREFIX}{holder_id}"
-
-
-async def probe(url: str) -> PoolerMode:
-    """Find out whether a pooler is in between.
-
-    The server's process id from the handshake is the pooler's own invention where there is one. A transaction held
-    open on a second connection then takes the first one's server process away, if the pooler lends by transaction.
-    """
-    first = await db.aconnect(url, purpose="pgqueue probe", prepare_threshold=None)
-    try:
-        if await _backend(first) == first.info.backend_pid:
-            return PoolerMode.DIRECT
-        second = await db.aconnect(url, purpose="pgqueue probe", prepare_threshold=None)
-        try:
-            before = await _backend(first)
-            for _ in range(PROBE_ROUNDS):
-                async with second.transaction():
-                    other = await _backend(second)
-                    after = await _backend(first)
-                if other == before or after != before:
-                    return PoolerMode.TRANSACTION
-                await asyncio.sleep(random.random() * PROBE_PAUSE)  # noqa: S311 - no secret
-        finally:
-            await second.close()
-        return PoolerMode.SESSION
-    finally:
-        await first.close()
-
-
-async def _backend(connection: psycopg.AsyncConnection[object]) -> int:
-    with db.translated():
-        cursor = await connection.execute(b"SELECT pg_backend_pid()", prepare=False)
-        row = await cursor.fetchone()
-    assert isinstance(row, tuple)  # noqa: S101 - the default row factory
-    return int(row[0])
