@@ -6,12 +6,13 @@ Keeps one connection, made at first use and made again when it was lost.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pgqueue import callers, db, locate, store, validation
+from pgqueue import callers, db, doctor, locate, store, validation
 from pgqueue.config import Settings
+from pgqueue.doctor import Finding
 from pgqueue.errors import DatabaseUnavailableError, InvalidArgumentError, JobNotFoundError
 from pgqueue.explain import Explanation, explain_job
 from pgqueue.job import Job, JobFilter, JobState
@@ -167,6 +168,20 @@ class Inspector:
             if self._connection is None:
                 self._connection = self._connected()
             return callers.drive(self._connection, explain_job(number), self._schema)
+
+    def doctor(self, checks: Collection[str] | None = None) -> list[Finding]:
+        """Check the queue and its database; the worst findings first, each with its remedy. docs/doctor.md lists them.
+
+        On a connection of its own, in transactions that only read, each bounded to seconds.
+
+        Args:
+            checks: the codes of the checks to run; None: all.
+
+        Raises:
+            InvalidArgumentError: there is no such check.
+        """
+        chosen = doctor.chosen(checks)
+        return doctor.examine(locate.locate(self._settings, self._url).url, self._settings, chosen)
 
     def close(self) -> None:
         """Give the connection back; harmless twice."""

@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import Settings
-from pgqueue.cli import logs, main, options, output
+from pgqueue.cli import logs, main, options
 from pgqueue.cli.program import Program
+from pgqueue.clock import duration
 from pgqueue.errors import JobNotFoundError
 
 HEAVY = ("pydantic", "psycopg", "sqlalchemy", "alembic", "rich", "asyncio")
@@ -209,7 +210,7 @@ def test_log_lines_cannot_be_forged():
 
 
 def test_durations_are_read_at_a_glance():
-    shown = [output.duration(seconds) for seconds in (0.0, 0.0042, 42.0, 59.99, 60.0, 425.0, 10_920.0, 356_400.0)]
+    shown = [duration(seconds) for seconds in (0.0, 0.0042, 42.0, 59.99, 60.0, 425.0, 10_920.0, 356_400.0)]
     assert shown == ["0 s", "4.2 ms", "42 s", "60 s", "1 min", "7 min 5 s", "3 h 2 min", "4 d 3 h"]
 
 

@@ -218,6 +218,25 @@ def test_a_takeover_reads_what_is_running_by_the_processing_index(session):
         assert "Seq Scan" not in text, text
 
 
+@pytest.mark.parametrize(
+    ("statement", "used"),
+    [
+        (store.doctor.lanes(), {"jobs_lane"}),
+        (store.doctor.orphans(), {"jobs_processing"}),
+        (store.doctor.workers(), {"jobs_processing"}),
+    ],
+    ids=lambda item: getattr(item, "name", ""),
+)
+def test_the_check_up_reads_few_rows_of_a_full_table(session, statement, used):
+    session.execute("BEGIN")
+    db.run(session, store.doctor.begin_check(3.0, 1.0))
+    text = plan(session, statement)
+    session.execute("ROLLBACK")
+    assert used == {index for index in indexes(text) if index.startswith("jobs_")}, text
+    for node in ("Seq Scan on jobs", "Bitmap"):
+        assert node not in text, text
+
+
 def test_the_helper_sends_what_psycopg_sends(full, session):
     """The same block through psycopg moves the rows that the plan was made for."""
     as_session(session, "dispatch")

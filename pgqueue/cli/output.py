@@ -15,6 +15,8 @@ from enum import Enum
 from typing import Any, TextIO
 from uuid import UUID
 
+from pgqueue.clock import duration
+
 WIDTH = 60
 """How many characters of a payload, an error or a name a table shows."""
 
@@ -107,20 +109,6 @@ def cell(value: Any, *, width: int | None = WIDTH) -> str:
         case _:
             text = str(value)
     return printable(text) if width is None else shorten(text, width)
-
-
-def duration(seconds: float) -> str:
-    """`4.2 ms`, `42 s`, `7 min 5 s`, `3 h 2 min`, `4 d 3 h`."""
-    if 0 < seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    whole = round(seconds)
-    for size, unit, smaller, below in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {unit}" + (f" {rest} {below}" if rest else "")
-    return f"{whole} s"
 
 
 def _rich_table(headers: list[str], cells: list[list[str]], numeric: list[bool]) -> None:

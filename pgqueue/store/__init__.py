@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgqueue.store import (
     acts,
     configuration,
+    doctor,
     enqueue,
     explain,
     jobs,
@@ -21,6 +22,7 @@ __all__ = [
     "Statement",
     "acts",
     "configuration",
+    "doctor",
     "enqueue",
     "explain",
     "jobs",
