@@ -11,9 +11,6 @@ from pgqueue.store.doctor import CrashLoops, Orphans, PendingLane, Workforce
 
 SHOWN = 5
 """How many queues or types a line names."""
-COUNTED = 1000
-"""A lane is counted to this."""
-
 BACKLOG_WARN = 600.0  # seconds the oldest job that could run has waited
 BACKLOG_BAD = 86_400.0
 HANDLER_BAD = 300.0  # seconds; a rolling deploy leaves a new type without a worker for a while
@@ -137,7 +134,7 @@ def _number(lanes: Sequence[PendingLane]) -> int:
 
 
 def _waiting(lanes: Sequence[PendingLane]) -> str:
-    at_least = "at least " if any(lane.number >= COUNTED for lane in lanes) else ""
+    at_least = "at least " if any(lane.more for lane in lanes) else ""
     return f"{at_least}{_number(lanes)} pending, the oldest for {duration(max(lane.oldest for lane in lanes))}"
 
 

@@ -133,7 +133,8 @@ FROM pgqueue.leader AS leader WHERE leader.name = CAST(%(name)s AS text)
 
 -- name: lanes
 -- Pending jobs by queue, type and priority, a thousand of these at most: one probe of the lane index for each, the
--- oldest job of it, and a count to a thousand; who serves them, who paused them, and whether anybody can execute them.
+-- oldest job of it, a count and whether there are more; who serves them, who paused them, whether anybody can execute
+-- them. The fewer there are the further each is counted, so that about fifty thousand rows are read whatever there is.
 WITH RECURSIVE lane AS (
   (SELECT queue, type, keyed, priority, run_at, id FROM pgqueue.jobs WHERE state = 'pending'
    ORDER BY queue, type, keyed, priority, run_at, id LIMIT 1)
@@ -144,9 +145,11 @@ WITH RECURSIVE lane AS (
     WHERE job.state = 'pending' AND (job.queue, job.type, job.keyed, job.priority) >
       (lane.queue, lane.type, lane.keyed, lane.priority)
     ORDER BY job.queue, job.type, job.keyed, job.priority, job.run_at, job.id LIMIT 1) AS following
-)
+), few AS MATERIALIZED (SELECT * FROM lane LIMIT 1000),
+bound AS MATERIALIZED (SELECT greatest(20, least(10000, 50000 / greatest(count(*), 1))) AS most FROM few)
 SELECT lane.queue, lane.type, lane.id,
        CAST(greatest(0, extract(epoch FROM clock_timestamp() - lane.run_at)) AS double precision), counted.number,
+       counted.number = bound.most,
        coalesce(queue.leader, 'default'),
        EXISTS (SELECT FROM pgqueue.leader AS leader WHERE leader.name = coalesce(queue.leader, 'default')
                AND leader.holder_id IS NOT NULL AND leader.expires_at > clock_timestamp()),
@@ -154,11 +157,12 @@ SELECT lane.queue, lane.type, lane.id,
        coalesce(kind.paused AND coalesce(kind.resume_at > clock_timestamp(), true), false), kind.resume_at, kind.paused_by,
        EXISTS (SELECT FROM pgqueue.workers AS worker
                WHERE NOT worker.dead AND worker.expires_at > clock_timestamp() AND lane.type = ANY(worker.types))
-FROM (SELECT * FROM lane LIMIT 1000) AS lane
+FROM few AS lane CROSS JOIN bound
 CROSS JOIN LATERAL (
   SELECT count(*) AS number FROM (
     SELECT FROM pgqueue.jobs AS job WHERE job.state = 'pending' AND job.queue = lane.queue AND job.type = lane.type
-      AND job.keyed = lane.keyed AND job.priority = lane.priority LIMIT 1000) AS few) AS counted
+      AND job.keyed = lane.keyed AND job.priority = lane.priority
+    LIMIT (SELECT most FROM bound)) AS job) AS counted
 LEFT JOIN pgqueue.queues AS queue ON queue.name = lane.queue
 LEFT JOIN pgqueue.job_types AS kind ON kind.type = lane.type
 

@@ -113,13 +113,14 @@ class Elections:
 
 @dataclass(frozen=True, slots=True)
 class PendingLane:
-    """Pending jobs of one queue, type and priority; `number` counts to a thousand, `oldest` is in seconds."""
+    """Pending jobs of one queue, type and priority: the oldest's seconds, their number, and whether there are more."""
 
     queue: str
     type: str
     oldest_id: int
     oldest: float
     number: int
+    more: bool
     leader: str
     led: bool
     queue_paused: bool
