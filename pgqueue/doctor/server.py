@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from datetime import datetime
 
@@ -103,7 +104,7 @@ def snapshots(found: list[Snapshot], situation: Situation) -> Judgement:
     verdict = _snapshot_verdict(worst)
     since = "" if worst.seconds is None else f" for {duration(max(0.0, worst.seconds))}"
     who = f"{worst.kind} {worst.name or '?'}" + (f" (pid {worst.pid})" if worst.pid else "")
-    holders = [{name: getattr(one, name) for name in Snapshot.__slots__} for one in found]
+    holders = [dataclasses.asdict(one) for one in found]
     text = f"{who} holds one{since}, {plural(worst.transactions, 'transaction')} old"
     if verdict is not Verdict.OK:
         text += f" ({worst.state})" if worst.state else ""

@@ -40,8 +40,9 @@ def queues(lanes: list[PendingLane], _: Situation) -> Judgement:
     }
     if unled:
         shown = _list(f"{queue} ({_waiting(of)}, {who} is away)" for (queue, who), of in unled.items())
-        names = sorted({lane.leader for lane in lanes if not lane.led})
-        remedy = f"{_APP} --leader-name {shlex.quote(names[0])}"
+        first = next(iter(unled.values()))[0]
+        remedy = f"{_APP} --leader-name {shlex.quote(first.leader)}"
+        remedy += f"; or pause it, and have another serve it: pgqueue queues serve {shlex.quote(first.queue)} LEADER"
         return bad(f"{plural(len(unled), 'queue')} served by nobody: {shown}", remedy, **details)
     if paused:
         shown = _list(f"{what} ({_waiting(of)}, {by})" for (what, by), of in paused.items())

@@ -102,7 +102,8 @@ WHERE space.nspname = %(schema)s AND leaf.relkind = 'r' AND leaf.relname ~ '^fin
 
 -- name: versions
 -- Versions of the live workers.
-SELECT version, count(*) FROM pgqueue.workers WHERE NOT dead AND expires_at > clock_timestamp() GROUP BY version ORDER BY version
+SELECT version, count(*) FROM pgqueue.workers WHERE NOT dead AND expires_at > clock_timestamp()
+GROUP BY version ORDER BY version
 
 -- name: sessions
 -- Of each leader with a lease: how many sessions its holder has, how many of them LISTEN, how many keep to themselves
@@ -119,7 +120,8 @@ ORDER BY leader.name
 
 -- name: elections
 -- The leader's epoch, for how many seconds it leads, and the lowest epoch in which one of the last 500 jobs of its
--- queues was started within ten minutes. Whole days of the history, so that each is read from its end and no further.
+-- queues was started within ten minutes, but for queues that were another leader's then. Whole days of the history,
+-- so that each is read from its end and no further.
 SELECT leader.epoch, CAST(extract(epoch FROM clock_timestamp() - leader.acquired_at) AS double precision), (
   SELECT min(job.epoch) FROM (
     (SELECT live.epoch, live.started_at, live.queue FROM pgqueue.jobs AS live WHERE live.state = 'processing' LIMIT 500)
@@ -128,7 +130,9 @@ SELECT leader.epoch, CAST(extract(epoch FROM clock_timestamp() - leader.acquired
      WHERE finished.finished_at >= date_trunc('day', (now() - interval '10 minutes') AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
      ORDER BY finished.id DESC LIMIT 500)) AS job
   LEFT JOIN pgqueue.queues AS queue ON queue.name = job.queue
-  WHERE job.started_at > clock_timestamp() - interval '10 minutes' AND coalesce(queue.leader, 'default') = leader.name)
+  WHERE job.started_at > clock_timestamp() - interval '10 minutes' AND coalesce(queue.leader, 'default') = leader.name
+    AND NOT EXISTS (SELECT FROM (SELECT action, subject, at FROM pgqueue.audit ORDER BY id DESC LIMIT 1000) AS act
+                    WHERE act.action = 'queues.serve' AND act.subject = job.queue AND act.at > job.started_at))
 FROM pgqueue.leader AS leader WHERE leader.name = CAST(%(name)s AS text)
 
 -- name: lanes
@@ -153,8 +157,10 @@ SELECT lane.queue, lane.type, lane.id,
        coalesce(queue.leader, 'default'),
        EXISTS (SELECT FROM pgqueue.leader AS leader WHERE leader.name = coalesce(queue.leader, 'default')
                AND leader.holder_id IS NOT NULL AND leader.expires_at > clock_timestamp()),
-       coalesce(queue.paused AND coalesce(queue.resume_at > clock_timestamp(), true), false), queue.resume_at, queue.paused_by,
-       coalesce(kind.paused AND coalesce(kind.resume_at > clock_timestamp(), true), false), kind.resume_at, kind.paused_by,
+       coalesce(queue.paused AND coalesce(queue.resume_at > clock_timestamp(), true), false),
+       queue.resume_at, queue.paused_by,
+       coalesce(kind.paused AND coalesce(kind.resume_at > clock_timestamp(), true), false),
+       kind.resume_at, kind.paused_by,
        EXISTS (SELECT FROM pgqueue.workers AS worker
                WHERE NOT worker.dead AND worker.expires_at > clock_timestamp() AND lane.type = ANY(worker.types))
 FROM few AS lane CROSS JOIN bound
@@ -177,7 +183,8 @@ FROM (SELECT host, concurrency, NOT dead AND expires_at > clock_timestamp() AS a
 -- name: orphans
 -- Processing jobs whose worker is dead or not there, ten thousand at most: how many, the first ids, and for how many
 -- seconds the one that waits longest.
-SELECT count(*), (array_agg(id ORDER BY id))[1:10], max(CAST(extract(epoch FROM clock_timestamp() - since) AS double precision))
+SELECT count(*), (array_agg(id ORDER BY id))[1:10],
+       max(CAST(extract(epoch FROM clock_timestamp() - since) AS double precision))
 FROM (
   SELECT job.id, coalesce(worker.expires_at, job.started_at) AS since
   FROM pgqueue.jobs AS job LEFT JOIN pgqueue.workers AS worker ON worker.id = job.worker_id
@@ -187,7 +194,8 @@ FROM (
 -- name: crash_loops
 -- Jobs of the last day that failed as a crash loop, among a hundred thousand failed ones at most: how many, their
 -- types, seconds since the last, and an id.
-SELECT count(*), (array_agg(DISTINCT type))[1:10], min(CAST(extract(epoch FROM clock_timestamp() - finished_at) AS double precision)),
+SELECT count(*), (array_agg(DISTINCT type))[1:10],
+       min(CAST(extract(epoch FROM clock_timestamp() - finished_at) AS double precision)),
        max(id)
 FROM (SELECT id, type, reason, finished_at FROM pgqueue.finished_jobs
       WHERE state = 'failed' AND finished_at > now() - interval '1 day' LIMIT 100000) AS failed
