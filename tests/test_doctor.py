@@ -40,9 +40,8 @@ def test_leader_nobody_ever_led_and_one_that_is_gone(dsn, sql):
     lead(sql, expires="-90 s", epoch=7)
     found = check(dsn, "leader")
     assert found.verdict == "bad"
-    assert (
-        "nobody leads 'default' for 1 min 30 s: the last leader, of epoch 7, is gone (its lease ran out)" in found.text
-    )
+    assert "nobody leads 'default' for 1 min " in found.text
+    assert "the last leader, of epoch 7, is gone (its lease ran out)" in found.text
     sql("UPDATE pgqueue.leader SET holder_id = NULL, holder = NULL, expires_at = '-infinity'")
     assert "(it resigned)" in check(dsn, "leader").text
 
@@ -225,7 +224,7 @@ def test_orphans_on_dead_and_unknown_workers(dsn, sql):
     assert check(dsn, "orphans").verdict == "ok"
     sql(insert + "now() - interval '1 h')", work(sql, expires="-5 s"))
     found = check(dsn, "orphans")
-    assert (found.verdict, "1 job processing without a live worker, for up to 5" in found.text) == ("warning", True)
+    assert (found.verdict, "1 job processing without a live worker, for up to " in found.text) == ("warning", True)
     sql(insert + "now() - interval '1 h')", uuid.uuid4())
     found = check(dsn, "orphans")
     assert (found.verdict, found.details["number"]) == ("bad", 2)
@@ -248,7 +247,7 @@ def test_a_live_queue_at_work_is_well(dsn, queue, leading):
     job = queue.enqueue("t")
     assert finished(queue, job).state == "completed"
     codes = ("leader", "elections", "workers", "queues", "handlers", "backlog", "orphans", "crash_loops")
-    assert [check(dsn, code).verdict for code in codes] == ["ok"] * len(codes)
+    eventually(lambda: [check(dsn, code).verdict for code in codes] == ["ok"] * len(codes))
 
 
 def test_a_figure_is_judged_the_same_whoever_asks(dsn, sql):
