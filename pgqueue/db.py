@@ -72,6 +72,12 @@ def conninfo(url: str, purpose: str) -> str:
     return make_conninfo(**{**defaults, **given})
 
 
+def of_database(url: str, database: str) -> str:
+    """The URL of another database on the same server, as a libpq key=value string."""
+    with translated():
+        return make_conninfo(url, dbname=database)
+
+
 def describe(url: str) -> str:
     """`url` for people: without its password."""
     return mask_password(url) if url != "postgresql://" else "libpq's PG* variables"

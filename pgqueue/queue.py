@@ -12,7 +12,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pgqueue import callers, db, locate, store
+from pgqueue import callers, db, store
 from pgqueue.backoff import Backoff
 from pgqueue.errors import DatabaseUnavailableError
 from pgqueue.explain import Explanation, explain_job
@@ -346,7 +346,7 @@ class Queue(QueueBase):
         if self._pool is None:
             with self._opening:
                 if self._pool is None:
-                    url = locate.locate(self.settings, self._url).url
+                    url = self.database_url()
                     with db.connect(url, autocommit=True) as connection:
                         db.check_schema(db.read_schema_level(connection, self.schema))
                     self._pool = db.make_pool(url)

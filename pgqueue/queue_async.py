@@ -12,7 +12,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pgqueue import callers, db, locate, store
+from pgqueue import callers, db, store
 from pgqueue.backoff import Backoff
 from pgqueue.errors import DatabaseUnavailableError
 from pgqueue.explain import Explanation, explain_job
@@ -345,7 +345,7 @@ class AsyncQueue(QueueBase):
         if self._pool is None:
             async with self._opening:
                 if self._pool is None:
-                    url = (await asyncio.to_thread(locate.locate, self.settings, self._url)).url
+                    url = await asyncio.to_thread(self.database_url)
                     async with await db.aconnect(url) as connection:
                         db.check_schema(await db.aread_schema_level(connection, self.schema))
                     self._pool = await db.make_async_pool(url)

@@ -50,12 +50,17 @@ class QueueBase:
         self._notify: Callable[[], None] | None = None
         self._closed = False
 
-    def set_notify_func(self, callback: Callable[[], None] | None) -> None:
+    def set_notify_func(self, callback: Callable[[], None] | None) -> Callable[[], None] | None:
         """Call `callback()` after each commit of jobs that pgqueue makes, or SQLAlchemy or Django tells of.
 
-        It never blocks or fails an enqueue: what it raises is logged. None takes it away.
+        It never blocks or fails an enqueue: what it raises is logged. None takes it away. Returns the one before.
         """
-        self._notify = callback
+        before, self._notify = self._notify, callback
+        return before
+
+    def database_url(self) -> str:
+        """The URL of the database it talks to; starts the embedded server if that is meant."""
+        return locate.locate(self.settings, self._url).url
 
     def _notify_commit(self) -> None:
         if self._notify is not None:

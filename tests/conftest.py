@@ -6,7 +6,6 @@ was taken, and why not another, stands in the header and again in the final summ
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -15,9 +14,9 @@ from typing import Any
 import postgres_provider
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgqueue import Dispatcher, Queue, Settings, migrate
+from pgqueue.testing import databases
 
 TEMPLATE = "pgqueue_template"
 _state: dict[str, Any] = {"lines": [], "url": None}
@@ -38,8 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(provided.stop)
         _state["url"] = provided.url
         _state["lines"] = postgres_provider.header_lines(provided)
-        create_database(TEMPLATE)
-        migrate.upgrade(url_of(TEMPLATE))
+        migrate.upgrade(databases.create_database(provided.url, TEMPLATE))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -59,30 +57,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(line)
 
 
-def url_of(database: str) -> str:
-    """A database's URL on the provided server."""
-    return make_conninfo(**{**conninfo_to_dict(_state["url"]), "dbname": database})
-
-
-def create_database(name: str, template: str = "template0") -> None:
-    """Make a database on the provided server."""
-    with psycopg.connect(_state["url"], autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
-
-
-def drop_database(name: str) -> None:
-    """End its sessions and drop it."""
-    with contextlib.suppress(psycopg.Error), psycopg.connect(_state["url"], autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
-
-
 def _database(template: str) -> Iterator[str]:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     name = f"test_{worker}_{os.getpid()}_{next(_number)}"
-    create_database(name, template)
-    yield url_of(name)
-    drop_database(name)
+    yield databases.create_database(_state["url"], name, template)
+    databases.drop_database(_state["url"], name)
 
 
 @pytest.fixture
@@ -94,7 +73,7 @@ def dsn() -> Iterator[str]:
 @pytest.fixture
 def empty_dsn() -> Iterator[str]:
     """A database of the test's own without pgqueue's schema."""
-    yield from _database("template0")
+    yield from _database(databases.EMPTY)
 
 
 @pytest.fixture

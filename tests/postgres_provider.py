@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import threading
 import time
 import warnings
@@ -33,6 +32,7 @@ import pytest
 from pgqueue import embedded_binaries
 from pgqueue.embedded import EmbeddedServer
 from pgqueue.errors import PgQueueError
+from pgqueue.testing import servers
 
 REQUIREMENTS = {
     "docker": "container",
@@ -241,7 +241,10 @@ def _from_embedded(
     required: str, why_not: list[str], leftovers: contextlib.ExitStack
 ) -> tuple[str, str, Callable[[], None]]:
     """Start the embedded server in a directory that its account can enter, as root too."""
-    root = _open_directory()
+    try:
+        root = servers.open_directory()
+    except PgQueueError as error:
+        raise pytest.UsageError(f"no PostgreSQL for the tests: {error}") from error
     try:
         server = _embedded_server(root, required)
         kind = _kind(server.binaries)
@@ -278,13 +281,3 @@ def _embedded_server(root: Path, required: str) -> EmbeddedServer:
 def _kind(binaries: embedded_binaries.Binaries) -> str:
     """`wheel` or `system`; a directory named by PGQUEUE_PG_BIN is judged by where it lies."""
     return "wheel" if embedded_binaries.WHEEL in binaries.directory.parts else "system"
-
-
-def _open_directory() -> Path:
-    """A new directory which every account can enter; TMPDIR may lie below a private one."""
-    for parent in (Path(tempfile.gettempdir()).resolve(), Path("/tmp"), Path("/var/tmp")):  # noqa: S108
-        if all(place.stat().st_mode & 0o001 for place in (parent, *parent.parents)):
-            root = Path(tempfile.mkdtemp(prefix="pgqueue-tests-", dir=parent))
-            root.chmod(0o755)
-            return root
-    raise pytest.UsageError("no PostgreSQL for the tests: no temporary directory that every account can enter")

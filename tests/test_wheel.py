@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import postgres_provider
 import pytest
 from document import ROOT
 from support import eventually
+
+from pgqueue.testing import servers
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def installed(wheel: Path, tmp_path: Path) -> Iterator[Installed]:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     packages = directory / f"lib/python{version}/site-packages"
     (packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    root = postgres_provider._open_directory()  # root's server runs as another account, which must enter it
+    root = servers.open_directory()  # root's server runs as another account, which must enter it
     made = Installed(directory, root)
     yield made
     made.call("db", "stop")

@@ -115,7 +115,7 @@ class Dispatch(Service):
         self._rules_version = 0
         self._doubt_buckets = False
         self._unknown: set[tuple[str, str]] = set()
-        self._doorbell = Doorbell(sessions, schema, bell, self._scan_and_dispatch, self.wait)
+        self._doorbell = Doorbell(sessions, schema, bell, self.dispatch_all, self.wait)
         self._connection: db.AsyncConnection | None = None
         self._next_scan = 0.0
         self._scanned_empty = False
@@ -167,6 +167,19 @@ class Dispatch(Service):
         self._next_scan = 0.0
         self.wake()
 
+    def doubt_rates(self) -> None:
+        """The buckets in the table are other ones now: read them at the next scan, which is the next thing."""
+        self._doubt_buckets = True
+        self._next_scan = 0.0
+
+    async def dispatch_all(self) -> bool:
+        """Scan, and dispatch what may run; True if anything was dispatched."""
+        await self._scan()
+        dispatched = False
+        while await self._step():
+            dispatched = True
+        return dispatched
+
     def failed(self, error: Exception) -> float:
         """A new session, and a full scan, come next."""
         self._next_scan = 0.0
@@ -187,13 +200,6 @@ class Dispatch(Service):
         """Until the next poll, or until a token comes or a pause ends."""
         waits = (self._token_wait, self._configuration.next_resume(), self._poll_interval)
         return min(wait for wait in waits if wait is not None)
-
-    async def _scan_and_dispatch(self) -> bool:
-        await self._scan()
-        dispatched = False
-        while await self._step():
-            dispatched = True
-        return dispatched
 
     async def _scan(self) -> None:
         """Find every lane with work and look at all of it again."""

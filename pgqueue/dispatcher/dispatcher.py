@@ -29,7 +29,7 @@ from pgqueue.pooler import PoolerMode, probe
 from pgqueue.queue_base import QueueBase
 from pgqueue.registry import Executor, Limits, Registry
 from pgqueue.store.jobs import Run
-from pgqueue.store.statement import Bell
+from pgqueue.store.statement import TIME_MOVED, Bell
 from pgqueue.worker import LocalWorker
 from pgqueue.worker.worker import FLUSH_TIMEOUT
 
@@ -219,6 +219,18 @@ class Dispatcher:
     # The control loop's side.
 
     async def _begin(self, sessions: Sessions) -> None:
+        self._leader = await self._make_leader(sessions)
+        self._tasks = [asyncio.create_task(self._leader.run(), name="leader")]
+        if not sessions.pooled:
+            listener = Listener(sessions, self._bell, self._rung, self._told)
+            self._tasks.append(asyncio.create_task(listener.run(), name="listener"))
+        if self._worker is not None:
+            self._tasks.append(asyncio.create_task(self._worker.run_control(), name="worker"))
+        for task in self._tasks:
+            task.add_done_callback(self._ended_by_itself)
+
+    async def _make_leader(self, sessions: Sessions) -> Leader:
+        """Declare what the code says, then make the candidate."""
         settings = self.settings
         self._sessions = sessions
         self._configuration = Configuration(settings, self.registry, self._limits)
@@ -227,7 +239,7 @@ class Dispatcher:
             await self._configuration.declare(connection)
         finally:
             await connection.close()
-        self._leader = Leader(
+        return Leader(
             sessions,
             settings.database_schema,
             settings.leader_name,
@@ -238,17 +250,14 @@ class Dispatcher:
             on_elected=self._elected,
             on_lost=self._lost,
         )
-        self._tasks = [asyncio.create_task(self._leader.run(), name="leader")]
-        if not sessions.pooled:
-            listener = Listener(sessions, self._bell, self._rung, self._told)
-            self._tasks.append(asyncio.create_task(listener.run(), name="listener"))
-        if self._worker is not None:
-            self._tasks.append(asyncio.create_task(self._worker.run_control(), name="worker"))
-        for task in self._tasks:
-            task.add_done_callback(self._ended_by_itself)
 
     async def _elected(self, term: Term) -> None:
-        self._duties = Duties(
+        self._duties = self._make_duties(term)
+        self._duties.start()
+        self.events.emit(LeaderElected(term.epoch))
+
+    def _make_duties(self, term: Term) -> Duties:
+        return Duties(
             term,
             self._sessions,
             self.settings,
@@ -258,7 +267,6 @@ class Dispatcher:
             self.events,
             self._leader.wake if self._leader is not None else lambda: None,
         )
-        self.events.emit(LeaderElected(term.epoch))
 
     async def _lost(self, term: Term, why: str) -> None:
         await self._end_duties()
@@ -283,7 +291,9 @@ class Dispatcher:
             return
         if self._leader is not None and self._leader.term is None:
             self._leader.wake()
-        if self._duties is not None:
+        if self._duties is not None and what == TIME_MOVED:
+            self._duties.time_moved()
+        elif self._duties is not None:
             self._duties.changed()
 
     def _freed(self) -> None:

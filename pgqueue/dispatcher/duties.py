@@ -1,5 +1,7 @@
 """What a leader does for the length of one term: dispatch, promote, reap, prune. Made at election, gone at its end.
 
+`start` runs the loops; pgqueue.testing instead calls `prepare`, and then each service's `run_once` by itself.
+
 Knows what is in flight from the table, read after the term's epoch was committed, so that limits hold across a
 failover.
 """
@@ -23,6 +25,7 @@ from pgqueue.dispatcher.prune import Pruner
 from pgqueue.dispatcher.rates import Buckets
 from pgqueue.dispatcher.reap import Reaper
 from pgqueue.dispatcher.running import Running, RunningSet
+from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.errors import PgQueueError
 from pgqueue.events import EventBus
@@ -84,12 +87,23 @@ class Duties:
         )
         self._expirer = Expirer(self._maintenance, schema, settings.job_poll_interval)
         self._pruner = Pruner(self._maintenance, settings)
+        self.services: Sequence[Service] = (
+            self._dispatch,
+            self._promoter,
+            self._reaper,
+            self._expirer,
+            self._pruner,
+        )
         self._preparing_since: float | None = clock()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin: prepare, then run every loop."""
         self._task = asyncio.create_task(self._run())
 
     def trouble(self, limit: float) -> Trouble | None:
         """Why this term should end: nothing done for `limit` seconds, the count lost, or all over; else None."""
-        if self._task.done():
+        if self._task is not None and self._task.done():
             return Trouble("its duties ended")
         if self._preparing_since is not None and clock() - self._preparing_since > limit:
             return Trouble("its duties cannot begin")
@@ -104,6 +118,17 @@ class Duties:
         """Something was configured: read it again."""
         self._reaper.changed()
 
+    def time_moved(self) -> None:
+        """The times in the tables were moved (pgqueue.testing): what was derived from them is of no use."""
+        self._reaper.changed()
+        self._dispatch.doubt_rates()
+        for service in self.services:
+            service.wake()
+
+    async def dispatch_all(self) -> bool:
+        """Find all the work there is and dispatch what may run now; False if nothing may."""
+        return await self._dispatch.dispatch_all()
+
     def freed(self) -> None:
         """The worker has room."""
         self._dispatch.freed()
@@ -115,35 +140,33 @@ class Duties:
 
     async def stop(self) -> None:
         """End the loops and their sessions."""
-        self._task.cancel()
-        (ended,) = await asyncio.gather(self._task, return_exceptions=True)
-        if isinstance(ended, Exception):
-            logger.error("the leader's duties had ended: %r", ended)
+        if self._task is not None:
+            self._task.cancel()
+            (ended,) = await asyncio.gather(self._task, return_exceptions=True)
+            if isinstance(ended, Exception):
+                logger.error("the leader's duties had ended: %r", ended)
         await self._dispatch.close()
         await self._maintenance.close()
 
     async def _run(self) -> None:
-        prepared = await self._prepare()
-        while not prepared:
-            await asyncio.sleep(PREPARE_PAUSE)
-            prepared = await self._prepare()
-        self._preparing_since = None
+        while self._preparing_since is not None:
+            try:
+                await self.prepare()
+            except PgQueueError as error:
+                logger.warning("cannot begin to lead yet: %s", error)
+                await asyncio.sleep(PREPARE_PAUSE)
         async with asyncio.TaskGroup() as group:
-            for service in (self._dispatch, self._promoter, self._reaper, self._expirer, self._pruner):
+            for service in self.services:
                 group.create_task(service.run(), name=service.name)
 
-    async def _prepare(self) -> bool:
+    async def prepare(self) -> None:
         """Partitions, configuration, what is in flight: before the first dispatch of the term."""
-        try:
-            await self._pruner.create_ahead()
-            async with self._maintenance.connection() as connection:
-                await self._configuration.refresh(connection)
-                found = await db.arun(connection, store.jobs.processing(), self._schema)
-                buckets = await db.arun(connection, store.rate_buckets.read_buckets(), self._schema)
-                self._buckets.load(buckets)
-        except PgQueueError as error:
-            logger.warning("cannot begin to lead yet: %s", error)
-            return False
+        await self._pruner.create_ahead()
+        async with self._maintenance.connection() as connection:
+            await self._configuration.refresh(connection)
+            found = await db.arun(connection, store.jobs.processing(), self._schema)
+            buckets = await db.arun(connection, store.rate_buckets.read_buckets(), self._schema)
+            self._buckets.load(buckets)
         now = clock()
         for one in found:
             timeout = self._configuration.timeout(one.type, one.timeout)
@@ -152,7 +175,7 @@ class Duties:
                 (one.id, one.attempt),
                 Running(one.type, one.worker_id, timeout, overdue, one.queue, one.concurrency_key),
             )
-        return True
+        self._preparing_since = None
 
     def _due_in(self, seconds: float) -> None:
         self._promoter.due_in(seconds)

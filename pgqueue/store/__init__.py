@@ -12,6 +12,7 @@ from pgqueue.store import (
     leader,
     rate_buckets,
     statistics,
+    testing,
     unique_keys,
     workers,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "leader",
     "rate_buckets",
     "statistics",
+    "testing",
     "unique_keys",
     "workers",
 ]

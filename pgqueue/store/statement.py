@@ -13,6 +13,9 @@ Row = Sequence[Any]
 LOCK_CLASS = 1_885_828_465
 """The first of the two integers of every advisory lock pgqueue takes; the bytes of "pgqq"."""
 
+TIME_MOVED = "time"
+"""What the leader is told on its control channel when pgqueue.testing has moved the times in the tables."""
+
 
 @dataclass(frozen=True, slots=True)
 class Statement(Generic[T]):

@@ -108,6 +108,11 @@ class LocalWorker:
         """Threads that went on after their job was stopped."""
         return self._pool.abandoned_threads
 
+    @property
+    def unfinished(self) -> int:
+        """How many jobs it was given that are not over and written yet; for the control loop."""
+        return len(self._assigned)
+
     def free(self) -> int:
         """How many more jobs may be dispatched to this worker now."""
         if self.worker_id is None:
