@@ -211,15 +211,16 @@ def test_inline_runs_a_job_when_its_transaction_commits(queue, registry, dsn):
 def test_inline_tells_at_its_end_what_went_wrong_and_gives_the_callback_back(queue, registry):
     told = []
     queue.set_notify_func(lambda: told.append(1))
-    with pytest.raises(ValueError, match="attempt 1"), inline(queue, registry, raise_errors=True):
-        queue.enqueue("flaky", max_attempts=1)
-        queue.enqueue("echo")
+
+    def enqueue(job_type, **options):
+        with inline(queue, registry, **options):
+            queue.enqueue(job_type, max_attempts=1)
+
+    with pytest.raises(ValueError, match="attempt 1"):
+        enqueue("flaky", raise_errors=True)
+    with pytest.raises(ConflictError, match="after 2 rounds"):
+        enqueue("endless", with_scheduled=True, max_rounds=2)
     assert not told
-    with (
-        pytest.raises(ConflictError, match="after 2 rounds"),
-        inline(queue, registry, with_scheduled=True, max_rounds=2),
-    ):
-        queue.enqueue("endless")
     queue.enqueue("echo")
     assert told == [1]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from document import ROOT
+from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue.testing import servers
 
@@ -33,7 +34,7 @@ def pgqueue_registry():
     return registry
 """
 TESTS = """
-import asyncio, threading
+import asyncio, pathlib, threading
 import pytest
 from pgqueue.testing import assert_enqueued, drain
 
@@ -64,6 +65,7 @@ def test_settings_of_the_project_count_and_its_databases_do_not(pgqueue_settings
     assert pgqueue_settings.concurrency == 3
     assert pgqueue_settings.database_url == pgqueue_settings.default_database_url == pgqueue_database_url
     assert pgqueue_settings.direct_database_url is None
+    pathlib.Path("url.txt").write_text(pgqueue_database_url)
 """
 TOML = (
     'concurrency = 3\ndatabase_url = "postgresql://nowhere/production"\ndirect_database_url = "postgresql://nowhere"\n'
@@ -115,16 +117,13 @@ def test_a_users_tests_pass_under_xdist_on_one_server_that_goes_with_them(projec
 
 
 def test_a_server_of_the_users_own_is_used_and_left_as_it_was(project, dsn):
-    def databases() -> set[str]:
-        with psycopg.connect(dsn) as connection:
-            rows = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'pgqueue\\_%\\_main\\_%'")
-            return {row[0] for row in rows}
-
-    before = databases()
     done = run(project, PGQUEUE_TEST_DATABASE_URL=dsn)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 passed" in done.stdout
-    assert databases() == before
+    prefix = "_".join(str(conninfo_to_dict((project / "url.txt").read_text())["dbname"]).split("_")[:2])
+    with psycopg.connect(dsn) as connection:
+        left = connection.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [prefix]).fetchall()
+    assert left == []
 
 
 def test_a_run_that_asks_for_nothing_loads_nothing_of_weight(project):
