@@ -50,6 +50,7 @@ def reader(dsn: str, tmp_path: Path) -> Iterator[Reader]:
         "PGQUEUE_DATABASE_URL": url,
         "DATABASE_URL": url.replace("postgresql://", "postgresql+psycopg://"),
         "PGQUEUE_WORKSPACE_ROOT": str(tmp_path / "work"),
+        "PGQUEUE_TEST_DATABASE_URL": url,  # where the tests of docs/testing.md make their databases
     }
     made = Reader(tmp_path, environment, url)
     yield made

@@ -59,6 +59,8 @@ class Engine(Dispatcher):
         own.error_callbacks = [*registry.error_callbacks, self._keep_error]
         leases = {"leader_lease_duration": LEASE, "worker_lease_duration": LEASE}
         super().__init__(engine_settings(queue, **leases), own)
+        self._one: OneSession | None = None
+        self._epoch: int | None = None
         self._ran: asyncio.Event | None = None
         self._errors: dict[int, BaseException] = {}
         self._next_round: dict[str, float] = {}
@@ -153,9 +155,6 @@ class Engine(Dispatcher):
         self._worker = self._leader = self._one = None
 
     # What a Dispatcher does by itself, here on call.
-
-    _one: OneSession | None = None
-    _epoch: int | None = None
 
     async def _lead(self) -> None:
         assert self._leader is not None  # noqa: S101 - _open made it
