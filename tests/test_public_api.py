@@ -64,7 +64,8 @@ def test_queue_and_async_queue_have_the_same_names_and_signatures():
         assert parameters(function) == parameters(awaited[name]), name
     assert parameters(Queue) == parameters(AsyncQueue)
     assert {name for name, value in awaited.items() if inspect.iscoroutinefunction(value)} == set(sync) - {
-        "set_notify_func"
+        "set_notify_func",
+        "database_url",
     }
 
 

@@ -127,10 +127,11 @@ def test_a_drain_that_takes_too_long_releases_what_runs(queue):
         await asyncio.Event().wait()
 
     job = queue.enqueue("hangs")
-    with pytest.raises(WaitTimeoutError, match=rf"after 0.5 s: {job.id} \(hangs, attempt 1\)"):
-        drain(queue, registry, timeout=0.5)
+    with pytest.raises(WaitTimeoutError, match=rf"jobs still run or wait after 1 s: {job.id} \(hangs, "):
+        drain(queue, registry, timeout=1)
     after = queue.get(job.id)
-    assert (after.state, after.released) == ("pending", 1)
+    assert after.state == "pending"
+    assert after.attempt == after.released, "no attempt is burned"
 
 
 def test_many_jobs_keep_to_the_rules_of_their_type(queue):
