@@ -1,8 +1,18 @@
 -- For tests of programs that use pgqueue (pgqueue.testing): what was enqueued, what ran, and moving the times.
 -- `travel_…`: as if so many seconds had passed, every time of a table goes back by so much.
 
+-- name: live
+-- Live jobs of a type or (NULL) of all, oldest first, with the seconds until each is due. Apart from `candidates`, because
+-- planning a look into the history takes longer than all the rest.
+SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
+       timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
+       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
+       CAST(extract(epoch FROM run_at - clock_timestamp()) AS double precision)
+FROM pgqueue.jobs WHERE CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text)
+ORDER BY id LIMIT %(limit)s
+
 -- name: candidates
--- Jobs in any of these states, of a type or (NULL) of all, oldest first, with the seconds until each is due.
+-- The same of all jobs, live and finished, in any of these states.
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
        reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),

@@ -14,6 +14,12 @@ Candidate = tuple[Job, float]
 """A job, and the seconds until it is due."""
 
 
+def live(job_type: str | None, limit: int) -> Statement[list[Candidate]]:
+    """Live jobs of a type or of all, oldest first."""
+    params = {"type": job_type, "limit": limit}
+    return Statement("testing.live", params, lambda rows: [(job_of(row), row[26]) for row in rows])
+
+
 def candidates(states: Sequence[str], job_type: str | None, limit: int) -> Statement[list[Candidate]]:
     """Jobs in these states, of a type or of all, oldest first."""
     params = {"states": list(states), "type": job_type, "limit": limit}

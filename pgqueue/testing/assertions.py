@@ -171,7 +171,10 @@ def _subset(expected: Mapping[str, Any], actual: Any, path: str) -> list[str]:
 def _candidates(
     client: QueueBase, states: tuple[str, ...], job_type: str | None, connection: object
 ) -> list[Candidate]:
-    statement = store.testing.candidates(states, job_type, LIMIT)
+    if set(states) <= set(LIVE_STATES):
+        statement = store.testing.live(job_type, LIMIT)
+    else:
+        statement = store.testing.candidates(states, job_type, LIMIT)
     return run(check_queue(client), lambda: operations.one(statement), connection)
 
 
