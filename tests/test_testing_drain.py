@@ -162,6 +162,8 @@ def test_a_drain_of_a_database_without_the_schema_says_so(empty_dsn, registry):
         drain(AsyncQueue(empty_dsn), registry)
     with pytest.raises(InvalidArgumentError, match="is not a Queue"):
         drain(empty_dsn, registry)
+    with pytest.raises(InvalidArgumentError, match="is not a Registry"):
+        drain(AsyncQueue(empty_dsn), [registry])
 
 
 def test_adrain_runs_handlers_on_the_loop_of_the_test(dsn):
@@ -224,6 +226,20 @@ def test_inline_tells_at_its_end_what_went_wrong_and_gives_the_callback_back(que
     assert not told
     queue.enqueue("echo")
     assert told == [1]
+
+
+def test_inline_runs_what_travel_has_made_due_at_the_next_enqueue_or_at_the_end(queue, registry):
+    with inline(queue, registry):
+        first = queue.enqueue("echo", delay=3600)
+        travel(queue, 3601)
+        second = queue.enqueue("echo", delay=3600)
+        assert queue.get(first.id).state == "completed"
+        for _ in range(3):
+            queue.enqueue("limited")
+        assert queue.counts()["pending"] == 1
+        travel(queue, 3601)
+    assert queue.get(second.id).state == "completed"
+    assert queue.counts()["pending"] == 0, "tokens have come back"
 
 
 def test_inline_takes_enqueues_of_many_threads(queue, registry):

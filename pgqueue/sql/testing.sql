@@ -22,13 +22,13 @@ WHERE CAST(state AS text) = ANY(CAST(%(states)s AS text[])) AND (CAST(%(type)s A
 ORDER BY id LIMIT %(limit)s
 
 -- name: ran
--- The jobs that were last dispatched in this epoch, as they are now. The times they finished between are parameters, so
--- that the planner leaves out the other days of the history: they would cost more than all the rest of a drain.
+-- The jobs that were last dispatched in this epoch, as they are now. The time they finished before is a parameter, so
+-- that the planner leaves out the days ahead: they would cost more than all the rest of a drain.
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
        reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text)
 FROM pgqueue.all_jobs
-WHERE epoch = %(epoch)s AND (finished_at IS NULL OR (finished_at >= %(since)s AND finished_at < %(until)s))
+WHERE epoch = %(epoch)s AND (finished_at IS NULL OR finished_at < %(until)s)
 ORDER BY id
 
 -- name: travel_jobs

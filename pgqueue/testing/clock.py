@@ -19,7 +19,7 @@ def travel(queue: QueueBase, seconds: float | timedelta) -> None:
     In one transaction every time in its tables moves back by so much: due, start, end and expiry of jobs, live and
     finished; windows of unique keys; token buckets; when pauses end. A leader that runs is woken. What keeps real time
     stays: leases and heartbeats of live processes, the audit, and a run that is under way (its timeout does not pass).
-    Rows of a caller's open transaction are waited for.
+    Rows of a caller's open transaction are waited for. In inline mode what is due then runs at the next enqueue.
 
     Raises:
         InvalidArgumentError: `seconds` is negative, not finite, or more than ten years.

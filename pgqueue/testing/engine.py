@@ -21,7 +21,7 @@ from pgqueue.dispatcher import Dispatcher
 from pgqueue.dispatcher.dispatch import Dispatch
 from pgqueue.dispatcher.leader import Term
 from pgqueue.dispatcher.prune import Pruner
-from pgqueue.errors import ConflictError, NotLeaderError, WaitTimeoutError
+from pgqueue.errors import ConflictError, InvalidArgumentError, NotLeaderError, WaitTimeoutError
 from pgqueue.events import LeaderElected
 from pgqueue.job import Job, JobState
 from pgqueue.queue_base import QueueBase
@@ -32,7 +32,8 @@ from pgqueue.testing.one_loop import OneSession, SameLoop
 from pgqueue.validation import shorten
 
 T = TypeVar("T")
-LEASE = 120.0  # seconds; a handler that blocks the loop meanwhile costs the lead only after this
+LEADER_LEASE = 3600.0  # seconds; nobody renews it between the rounds of inline mode
+WORKER_LEASE = 600.0  # seconds; its heartbeat stands still when a debugger stops every thread
 LONGEST = timedelta(days=1)  # that a term of an engine lasts
 SHOWN = 5  # jobs that a message names
 
@@ -55,16 +56,17 @@ class Engine(Dispatcher):
     """
 
     def __init__(self, queue: QueueBase, registry: Registry) -> None:
+        if not isinstance(registry, Registry):
+            raise InvalidArgumentError(f"{shorten(registry)} is not a Registry: give it after the queue")
         own = copy.copy(registry)  # its callbacks are the caller's, and one more
         own.error_callbacks = [*registry.error_callbacks, self._keep_error]
-        leases = {"leader_lease_duration": LEASE, "worker_lease_duration": LEASE}
+        leases = {"leader_lease_duration": LEADER_LEASE, "worker_lease_duration": WORKER_LEASE}
         super().__init__(engine_settings(queue, **leases), own)
         self._one: OneSession | None = None
         self._epoch: int | None = None
         self._ran: asyncio.Event | None = None
         self._errors: dict[int, BaseException] = {}
         self._next_round: dict[str, float] = {}
-        self._travelled = 0.0
         self._schema = queue.schema
 
     async def open(self) -> None:
@@ -88,6 +90,9 @@ class Engine(Dispatcher):
         self._one = OneSession(settings.database_url, self.holder_id, settings.leader_lease_duration)
         connection = await self._one.plain()
         db.check_schema(await db.aread_schema_level(connection, self._schema))
+        connection.add_notify_handler(lambda notification: self._told(notification.payload))
+        with db.translated():
+            await connection.execute(f"LISTEN {self._bell.control_channel}".encode())
         self._worker = self._make_worker(self._one, self._control)
         self._worker.start()  # it registers in its own thread meanwhile
         self._tasks = [asyncio.create_task(self._worker.run_control(), name="worker")]
@@ -106,6 +111,7 @@ class Engine(Dispatcher):
         """
         try:
             async with asyncio.timeout(timeout):
+                await self._ask(store.jobs.next_due())  # any answer brings what was told since the last call
                 await self._run_pending()
                 for _ in range(max_rounds if with_scheduled else 0):
                     if not await self._travel_to_next():
@@ -127,8 +133,7 @@ class Engine(Dispatcher):
         since = next(one.acquired_at for one in leases if one.name == self.settings.leader_name)
         assert since is not None  # noqa: S101 - this engine has acquired it
         assert self._epoch is not None  # noqa: S101 - the same
-        ran = store.testing.ran(self._epoch, since - timedelta(seconds=self._travelled), since + LONGEST)
-        return await self._ask(ran)
+        return await self._ask(store.testing.ran(self._epoch, since + LONGEST))
 
     def error(self, jobs: Sequence[Job]) -> BaseException | None:
         """What the first of `jobs` that is not completed raised last; None where each is, or nothing was raised."""
@@ -220,7 +225,6 @@ class Engine(Dispatcher):
         due = await self._ask(store.jobs.next_due())
         if due is None:
             return False
-        self._travelled += max(0.0, due)
         statements = store.testing.travel(max(0.0, due), self._bell)
         await db.arun_together(await self._connection(), statements, self._schema)
         if self._duties is not None:
