@@ -185,6 +185,29 @@ def test_adrain_runs_handlers_on_the_loop_of_the_test(dsn):
     asyncio.run(test())
 
 
+def test_a_drain_makes_resources_runs_hooks_and_goes_through_middleware(queue):
+    registry, told = Registry(), []
+
+    @registry.resource("number")
+    def number():
+        told.append("made")
+        yield 42
+        told.append("closed")
+
+    @registry.middleware
+    async def around(job, context, call_next):
+        return [await call_next(job, context)]
+
+    @registry.executor("asks")
+    async def asks(job, context):
+        return context.resources[number]
+
+    registry.on_startup(lambda: told.append("start"))
+    queue.enqueue("asks")
+    assert drain(queue, registry).jobs[0].result == [42]
+    assert told == ["made", "start", "closed"]
+
+
 def test_inline_runs_each_job_before_its_enqueue_returns(queue, registry):
     with inline(queue, registry):
         job = queue.enqueue("echo", {"n": 1})

@@ -82,6 +82,18 @@ def test_a_plain_handler_runs_once_and_an_async_one_sees_the_callers_context_var
     tenant.reset(token)
 
 
+def test_resources_are_the_tests_own():
+    own = Registry()
+    database = own.resource("database", lambda: pytest.fail("it is not made"))
+
+    @own.executor("asks")
+    async def asks(job, context):
+        return context.resources[database]
+
+    assert perform(own, "asks", resources={database: "a fake"}) == "a fake"
+    assert perform(own, "asks", resources={"database": "by name"}) == "by name"
+
+
 def test_in_an_async_test_a_handler_runs_on_the_tests_loop():
     own = Registry()
 

@@ -74,6 +74,7 @@ class Engine(Dispatcher):
 
         Raises:
             ConflictError: another dispatcher leads.
+            StartupError: a resource or a start-up hook of the registry failed.
             DatabaseUnavailableError, SchemaError.
         """
         try:
@@ -94,6 +95,7 @@ class Engine(Dispatcher):
         with db.translated():
             await connection.execute(f"LISTEN {self._bell.control_channel}".encode())
         self._worker = self._make_worker(self._one, self._control)
+        await self._worker.open()
         self._worker.start()  # it registers in its own thread meanwhile
         self._tasks = [asyncio.create_task(self._worker.run_control(), name="worker")]
         self._leader = await self._make_leader(self._one)

@@ -9,16 +9,14 @@ import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 from pgqueue import validation
 from pgqueue.errors import UnknownJobTypeError
 from pgqueue.job import DEFAULT_MAX_ATTEMPTS, MAX_ATTEMPTS_LIMIT, Job, JobState, NewJob, encode
 from pgqueue.registry import Registration, Registry
 from pgqueue.worker import JobContext
+from pgqueue.worker.context import NO_WORKER
 from pgqueue.worker.executor import fitted
-
-WORKER_ID = UUID(int=0)
 
 
 def perform(
@@ -30,12 +28,13 @@ def perform(
     attempt: int = 1,
     cancelled: bool = False,
     headers: Mapping[str, str] | None = None,
+    resources: Mapping[Any, Any] | None = None,
     **options: Any,
 ) -> Any:
     """Run the handler of `job_type` once, with a real `JobContext`; what it returns, as it is.
 
-    An async handler runs on an event loop of its own; in an async test use `aperform`. A handler registered with
-    `isolation="process"` runs in this process. Time-outs are told (`context.deadline`), not enforced.
+    An async handler runs on an event loop of its own; in an async test use `aperform`. The handler alone: without
+    middleware and hooks, in this process whatever its isolation; time-outs are told (`context.deadline`), not enforced.
 
     Args:
         registry: where the type is registered.
@@ -45,6 +44,7 @@ def perform(
         attempt: which run of it this is.
         cancelled: `context.cancelled` is set from the start.
         headers: the job's.
+        resources: what stands for the registry's resources, by key or name: none of them is made.
         **options: what else `NewJob` takes: queue, priority, max_attempts, timeout, unique_key, concurrency_key.
 
     Raises:
@@ -52,7 +52,9 @@ def perform(
         InvalidPayloadError: the payload cannot be stored, or does not fit the type's model.
         Whatever the handler raises, `Retry`, `Snooze`, `Discard` and `Cancel` included.
     """
-    arguments = _prepared(registry, job_type, payload, job_id, attempt, cancelled, {"headers": headers, **options})
+    arguments = _prepared(
+        registry, job_type, payload, job_id, attempt, cancelled, resources, {"headers": headers, **options}
+    )
     return _run(*arguments)
 
 
@@ -65,11 +67,12 @@ async def aperform(
     attempt: int = 1,
     cancelled: bool = False,
     headers: Mapping[str, str] | None = None,
+    resources: Mapping[Any, Any] | None = None,
     **options: Any,
 ) -> Any:
     """As `perform`, on the event loop that awaits it; a plain function runs in a thread, as in a worker."""
     registration, context = _prepared(
-        registry, job_type, payload, job_id, attempt, cancelled, {"headers": headers, **options}
+        registry, job_type, payload, job_id, attempt, cancelled, resources, {"headers": headers, **options}
     )
     if inspect.iscoroutinefunction(registration.execute):
         return await registration.execute(context.job, context)
@@ -84,6 +87,7 @@ def _prepared(
     job_id: int,
     attempt: int,
     cancelled: bool,
+    resources: Mapping[Any, Any] | None,
     options: dict[str, Any],
 ) -> tuple[Registration, JobContext]:
     encoded = encode(NewJob(job_type, payload, **options))
@@ -102,13 +106,13 @@ def _prepared(
         attempt=validation.check_integer(attempt, "attempt", 1, MAX_ATTEMPTS_LIMIT),
         max_attempts=encoded.max_attempts or rules.max_attempts or DEFAULT_MAX_ATTEMPTS,
         timeout=rules.timeout if encoded.timeout is None else encoded.timeout,
-        worker_id=WORKER_ID,
+        worker_id=NO_WORKER,
         unique_key=encoded.unique_key,
         concurrency_key=encoded.concurrency_key,
         backoff=encoded.backoff,
         headers=encoded.headers,
     )
-    context = JobContext(job, WORKER_ID)
+    context = JobContext(job, resources=resources)
     if registration.payload_model is not None:
         context.payload = fitted(registration.payload_model, job.payload)
     if cancelled:
