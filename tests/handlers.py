@@ -1,7 +1,8 @@
 """Handlers for real dispatcher processes: `--app handlers:registry`. Imports nothing of the tests.
 
 With PGQUEUE_TEST_RECORD set, each run appends a line of JSON when it starts and one when it ends, whatever ended it:
-{"id", "attempt", "type", "pid", "event": "start" | "end", "time"}; one write each, so processes may share the file.
+{"id", "attempt", "type", "key", "pid", "parent", "event": "start" | "end", "time"}; one write each, so processes may
+share the file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pgqueue.job import Job
@@ -45,7 +47,9 @@ def _append(job: Job, event: str) -> None:
         "id": job.id,
         "attempt": job.attempt,
         "type": job.type,
+        "key": job.concurrency_key,
         "pid": os.getpid(),
+        "parent": os.getppid(),
         "event": event,
         "time": time.time(),
     }
@@ -82,9 +86,12 @@ async def sleep(job: Job, context: Any) -> None:
 
 @registry.executor("block")
 async def block(job: Job, context: Any) -> None:
-    """Block the handlers' loop, as a handler should not."""
+    """Block the handlers' loop, as a handler should not: for some seconds, or until a file is there."""
     with recorded(job):
-        time.sleep(job.payload["seconds"])
+        until = job.payload.get("until")
+        while until is not None and not Path(until).exists():
+            time.sleep(0.01)
+        time.sleep(job.payload.get("seconds", 0))
 
 
 @registry.executor("thread")

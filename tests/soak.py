@@ -11,20 +11,23 @@ import signal
 import statistics
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psycopg
 from support import DispatcherProcess, eventually
 
 SOAK = os.environ.get("PGQUEUE_TEST_SOAK") == "1"
+T = TypeVar("T")
 APP = "handlers:registry"
+NOTED_FROM = 0.12  # seconds; shorter standstills do not count as such
 
 
-def count(small: int, full: int) -> int:
+def count(small: T, full: T) -> T:
     """The number for this run."""
     return full if SOAK else small
 
@@ -45,6 +48,20 @@ def percentile(values: Iterable[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
+def most_at_once(spans: Iterable[tuple[Any, float, float]]) -> dict[Any, int]:
+    """Of each group the most that were open at one time; a span is its group, its beginning and its end."""
+    changes: dict[Any, list[tuple[float, int]]] = defaultdict(list)
+    for group, begin, end in spans:
+        changes[group] += [(begin, 1), (end, -1)]
+    most = {}
+    for group, of_group in changes.items():
+        running = most[group] = 0
+        for _, change in sorted(of_group):
+            running += change
+            most[group] = max(most[group], running)
+    return most
+
+
 @dataclass(frozen=True)
 class Lease:
     """The leader row."""
@@ -61,8 +78,9 @@ class Lease:
 class Fleet:
     """Dispatcher processes on one database, with a connection to ask it; all are gone at the end."""
 
-    def __init__(self, dsn: str, directory: Path, **settings: object) -> None:
+    def __init__(self, dsn: str, directory: Path, *, app: str = APP, **settings: object) -> None:
         self.dsn = dsn
+        self.app = app
         self.directory = directory
         self.record = directory / "record"
         self.settings = {"test_record": self.record, **settings}
@@ -93,7 +111,7 @@ class Fleet:
         for _ in range(number):
             log = self.directory / f"dispatcher-{self._started}.log"
             self._started += 1
-            self.processes.append(DispatcherProcess(self.dsn, log, app=APP, **{**self.settings, **settings}))
+            self.processes.append(DispatcherProcess(self.dsn, log, app=self.app, **{**self.settings, **settings}))
         return self.processes[-1]
 
     def lease(self) -> Lease | None:
@@ -155,24 +173,62 @@ class Fleet:
         lines = self.record.read_text().splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def overlap(self) -> int:
-        """The most handlers that ran at one time; those of a killed process ended with it."""
-        open_runs: dict[tuple[int, int, int], float] = {}
-        changes: list[tuple[float, int]] = []
+    def spans(self) -> list[tuple[dict[str, Any], float, float]]:
+        """Each run with its beginning and end; those of a killed process ended with it."""
+        begun: dict[tuple[int, int, int], dict[str, Any]] = {}
+        spans = []
         for one in self.runs():
-            key = (one["id"], one["attempt"], one["pid"])
+            run = (one["id"], one["attempt"], one["pid"])
             if one["event"] == "start":
-                open_runs[key] = one["time"]
-                changes.append((one["time"], 1))
-            else:
-                open_runs.pop(key, None)
-                changes.append((one["time"], -1))
-        changes += [(self.killed[pid], -1) for _, _, pid in open_runs if pid in self.killed]
-        running = most = 0
-        for _, change in sorted(changes):
-            running += change
-            most = max(most, running)
-        return most
+                begun[run] = one
+            elif (start := begun.pop(run, None)) is not None:
+                spans.append((start, start["time"], one["time"]))
+        for start in begun.values():
+            ended = self.killed.get(start["pid"], self.killed.get(start["parent"], float("inf")))
+            spans.append((start, start["time"], ended))
+        return spans
+
+    def overlap(self) -> int:
+        """The most handlers that ran at one time."""
+        return most_at_once((None, begin, end) for _, begin, end in self.spans())[None]
+
+
+class Standstill:
+    """When this machine stood still: a thread that wakes every 20 ms notes where it did not for 120.
+
+    A bound on pgqueue's own time is held against the time the machine was there.
+    """
+
+    def __init__(self) -> None:
+        self._gaps: list[tuple[float, float]] = []
+        self._before = time.monotonic()
+        self._watching = Background(self._look, 0.02)
+
+    def __enter__(self) -> Self:
+        self._before = time.monotonic()
+        self._watching.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watching.stop()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._before > NOTED_FROM:
+            self._gaps.append((self._before, now))
+        self._before = now
+
+    def seconds(self, begin: float, end: float) -> float:
+        """From `begin` to `end`, on `time.monotonic()`, without the standstills."""
+        gaps = [*self._gaps, (self._before, time.monotonic())]  # the last may be one that is still to be noted
+        lost = (min(end, after) - max(begin, before) for before, after in gaps if after - before > NOTED_FROM)
+        return end - begin - sum(each for each in lost if each > 0)
+
+    def since(self, begin: float) -> float:
+        """From `begin` to now."""
+        return self.seconds(begin, time.monotonic())
 
 
 class Background:

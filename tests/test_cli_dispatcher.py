@@ -129,7 +129,7 @@ def test_the_third_signal_ends_the_process_even_when_a_handler_blocks_its_loop(o
     for said in ("draining", "TERM again", "for the third time"):
         process.signal(TERM)
         says(process, said)
-    assert process.process.wait(5) == 128 + TERM
+    assert process.process.wait(20) == 128 + TERM
 
 
 def test_a_thread_that_does_not_stop_does_not_hold_the_process(one, queue, record):

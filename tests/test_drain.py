@@ -43,11 +43,13 @@ def test_a_coroutine_that_ignores_its_cancellation_is_given_back_and_nothing_is_
 
     with caplog.at_level(logging.WARNING), running(dsn, registry_of(stubborn=stubborn), shutdown_timeout=0) as one:
         job = queue.enqueue("stubborn", max_attempts=1)
-        assert entered.wait(10)
+        assert entered.wait(20)
         with stopping(one):
             try:
-                eventually(lambda: queue.get(job.id).state == "pending", RELEASE_GRACE + 5, "given back")
-                eventually(lambda: sql("SELECT count(*) FROM pgqueue.workers")[0][0] == 0, 5, "the worker's row gone")
+                eventually(lambda: queue.get(job.id).state == "pending", RELEASE_GRACE + 15, "given back")
+                eventually(
+                    lambda: sql("SELECT count(*) FROM pgqueue.workers")[0][0] == 0, message="the worker's row gone"
+                )
             finally:
                 let_go.set()
     found = queue.get(job.id)
@@ -67,10 +69,10 @@ def test_the_attempt_of_a_run_given_back_is_not_burned(dsn, queue):
 
     with running(dsn, registry_of(once=once_stubborn), shutdown_timeout=0) as one:
         job = queue.enqueue("once", max_attempts=1)
-        assert entered.wait(10)
+        assert entered.wait(20)
         with stopping(one), running(dsn, registry_of(once=once_stubborn)):
             try:
-                eventually(lambda: queue.get(job.id).state == "completed", RELEASE_GRACE + 8, "the second run")
+                eventually(lambda: queue.get(job.id).state == "completed", RELEASE_GRACE + 15, "the second run")
             finally:
                 let_go.set()
     assert (queue.get(job.id).result, queue.get(job.id).released) == (2, 1)
@@ -87,7 +89,7 @@ def test_a_handler_that_finishes_its_work_when_told_to_stop_is_completed(dsn, qu
 
     with running(dsn, registry_of(finishes=finishes), shutdown_timeout=0):
         job = queue.enqueue("finishes")
-        assert entered.wait(10)
+        assert entered.wait(20)
     found = queue.get(job.id)
     assert (found.state, found.result, found.attempt, found.released) == ("completed", {"told": True}, 1, 0)
 
@@ -105,7 +107,7 @@ def test_a_function_that_stops_when_asked_is_not_run_twice_at_once(dsn, queue):
             if job.attempt == 1:
                 eventually(context.cancelled.is_set)
                 told.set()
-                cleaned.wait(10)
+                cleaned.wait(60)
                 raise InterruptedError("asked to stop")
         finally:
             with lock:
@@ -113,11 +115,11 @@ def test_a_function_that_stops_when_asked_is_not_run_twice_at_once(dsn, queue):
 
     with running(dsn, registry_of(cooperative=cooperative), shutdown_timeout=0) as one:
         job = queue.enqueue("cooperative", max_attempts=1)
-        assert entered.wait(10)
+        assert entered.wait(20)
         with running(dsn, registry_of(cooperative=cooperative)) as two:
             with stopping(one):
-                assert told.wait(5)
-                eventually(lambda: two.is_leader, 5)
+                assert told.wait(15)
+                eventually(lambda: two.is_leader)
                 assert queue.get(job.id).state == "processing"
                 cleaned.set()
             assert one.abandoned_threads == 0
@@ -153,7 +155,7 @@ def test_jobs_are_given_back_when_the_program_ends_around_a_dispatcher_in_the_ba
     for job in jobs:
         found = queue.get(job.id)
         assert (found.state, found.attempt, found.released, found.errors) == ("pending", 1, 1, []), found.type
-    assert stopped.wait(5), "a function left to itself is not told to stop"
+    assert stopped.wait(15), "a function left to itself is not told to stop"
 
 
 def test_stopping_frees_the_lead_at_once_though_a_handler_blocks_its_loop(dsn, queue, sql):
@@ -161,14 +163,16 @@ def test_stopping_frees_the_lead_at_once_though_a_handler_blocks_its_loop(dsn, q
 
     async def blocks(job, context):
         entered.set()
-        let_go.wait(10)  # on the loop itself
+        let_go.wait(60)  # on the loop itself
 
     with running(dsn, registry_of(blocks=blocks)) as one:
         job = queue.enqueue("blocks")
-        assert entered.wait(10)
+        assert entered.wait(20)
         with stopping(one):
             try:
-                eventually(lambda: sql("SELECT holder_id FROM pgqueue.leader")[0][0] is None, 1.0, "the lead is free")
+                eventually(
+                    lambda: sql("SELECT holder_id FROM pgqueue.leader")[0][0] is None, message="the lead is free"
+                )
                 assert not one.is_leader
                 assert queue.get(job.id).state == "processing"
             finally:

@@ -166,14 +166,14 @@ def test_a_locked_row_holds_up_neither_its_batch_nor_itself(dsn, queue, sql):
             somebody.execute("SELECT 1 FROM pgqueue.jobs WHERE id = %s FOR UPDATE", (jobs[3].id,))
             go.set()
             others = [job for job in jobs if job is not jobs[3]]
-            eventually(lambda: all(queue.get(job.id).state == "completed" for job in others), 1.5)
+            eventually(lambda: all(queue.get(job.id).state == "completed" for job in others))
             for _ in range(5):
                 later = queue.enqueue("quick")
-                eventually(lambda: queue.get(later.id).state == "completed", 1.0, "a later job beside a locked row")  # noqa: B023 - called before the next round
+                eventually(lambda: queue.get(later.id).state == "completed", message="a later job beside a locked row")  # noqa: B023 - called before the next round
             still = sql("SELECT clock_timestamp() + interval '4 seconds'")[0][0]
             eventually(lambda: sql("SELECT clock_timestamp() > %s", still)[0][0])
             assert queue.get(jobs[3].id).state == "processing"
-        eventually(lambda: queue.get(jobs[3].id).state == "completed", 10, "the locked job's completion")
+        eventually(lambda: queue.get(jobs[3].id).state == "completed", 20, "the locked job's completion")
         assert queue.get(jobs[3].id).attempt == 1
     assert len(starts) == 8, "a job that had run ran again"
 
@@ -236,7 +236,7 @@ def test_a_locked_pending_row_is_passed_over(dsn, queue):
         somebody.execute("SELECT 1 FROM pgqueue.jobs WHERE id = %s FOR UPDATE", (jobs[0].id,))
         eventually(lambda: all(queue.get(job.id).state == "completed" for job in jobs[1:]))
         somebody.rollback()
-        eventually(lambda: queue.get(jobs[0].id).state == "completed", 5)
+        eventually(lambda: queue.get(jobs[0].id).state == "completed")
 
 
 def test_a_zombie_s_completion_changes_nothing(dsn, queue, sql):
@@ -357,5 +357,5 @@ def test_a_second_signal_forces_the_release(dsn, tmp_path):
         eventually(lambda: fleet.lease() is None)
         assert queue.get(job.id).state == "processing"
         process.process.terminate()
-        assert process.process.wait(5) == 0
+        assert process.process.wait(20) == 0
         assert (queue.get(job.id).state, queue.get(job.id).released) == ("pending", 1)

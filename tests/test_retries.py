@@ -203,7 +203,7 @@ def test_a_job_told_to_stop_whose_worker_was_not_told_hears_of_it_at_a_heartbeat
         await context.cancelled.wait()
         await asyncio.sleep(60)
 
-    started(registry, heartbeat_interval=0.2, leader_lease_duration=1, worker_lease_duration=2)
+    started(registry, heartbeat_interval=0.2)
     job = queue.enqueue("long")
     assert inside.wait(10)
     sql("UPDATE pgqueue.jobs SET cancel_requested = true")
