@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import isolated_handlers as handlers
 import pytest
-from soak import count
+from soak import count, say
 from support import eventually, finished
 
 from pgqueue import NewJob, Registry
@@ -21,13 +23,20 @@ def test_a_job_that_crashes_its_process_fails_alone_after_its_attempts_or_its_ca
     registry.register("loop", handlers.dies, max_attempts=100, max_losses=2, **quick)
     jobs = queue.enqueue_many([NewJob("good", {"n": n}) for n in range(good)])
     poison, loop = (queue.enqueue(name, {"how": "segfault"}, priority=-1) for name in ("poison", "loop"))
+    began = time.monotonic()
     started(registry, concurrency=4)
     assert (finished(queue, poison, 60).reason, queue.get(poison.id).attempt) == ("error", 3)
     assert (finished(queue, loop, 60).reason, queue.get(loop.id).attempt) == ("crash_loop", 2)
     assert "SIGSEGV" in queue.get(poison.id).errors[-1]["message"]
     eventually(lambda: queue.counts()["completed"] == good, 120)
-    assert all(queue.get(job.id).attempt == 1 for job in jobs[:20])
-    assert queue.counts()["failed"] == 2
+    took = time.monotonic() - began
+    ran_once = sum(queue.get(job.id).attempt == 1 for job in jobs)
+    failed = queue.counts()["failed"]
+    say(
+        f"poison: 2 segfaulting jobs among {good} good ones, 4 slots, {took:.0f} s: {failed} failed, "
+        f"after 3 attempts and after 2 losses; {ran_once} good ones completed at their first attempt"
+    )
+    assert (failed, ran_once) == (2, good)
 
 
 def test_an_isolated_job_that_hangs_is_killed_at_its_time_out_and_when_cancelled(queue, started, tmp_path):
