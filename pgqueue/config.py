@@ -79,6 +79,20 @@ class Settings(BaseSettings):
     workspace_template: str | None = Field(
         None, repr=False, description="git repository new workspaces are cloned from"
     )
+    smtp_host: str | None = Field(None, description="the mail server; with none, no mail jobs are executed")
+    smtp_port: int | None = Field(None, ge=1, le=65_535, description="its port; by smtp_security 587, 465 or 25")
+    smtp_security: Literal["starttls", "tls", "plain"] = Field("starttls", description="how the connection is secured")
+    smtp_username: str | None = Field(None, description="for AUTH")
+    smtp_password: str | None = Field(None, repr=False, description="for AUTH")
+    smtp_sender: str | None = Field(None, description="whom mails are from: Name <address>")
+    smtp_timeout: Seconds = Field(10.0, gt=0, le=600, description="what connecting and each reply may take")
+    smtp_ca_file: Path | None = Field(None, description="authorities (PEM) to trust, instead of the system's")
+    mail_templates: Path | None = Field(None, description="a directory of templates over pgqueue's own")
+
+    planning_command: str | None = Field(None, description="the program that plans a task, with its arguments")
+    planning_repositories: Path | None = Field(None, description="a directory with a git repository per project id")
+    planning_table: str = Field("tasks", description="the table of tasks, in default_database_url")
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="least severe log line"
     )
@@ -207,7 +221,16 @@ def mask_password(text: str) -> str:
     return re.sub(r"(?is)(password\s*=\s*)('(?:[^'\\]|\\.)*'?|(?:\\.|[^\s\\])+)", r"\1***", text)
 
 
-_SECRET_KEYS = frozenset({"database_url", "direct_database_url", "default_database_url", "workspace_template"})
+PASSWORD_SETTINGS = frozenset({"smtp_password"})
+"""Settings of which nothing may be shown."""
+
+_SECRET_KEYS = PASSWORD_SETTINGS | {
+    "database_url",
+    "direct_database_url",
+    "default_database_url",
+    "workspace_template",
+    "planning_command",
+}
 
 
 def _explain(error: ValidationError) -> str:

@@ -20,6 +20,9 @@
     ├── UnknownJobTypeError                  a job's type has no executor here
     ├── UnknownResourceError (LookupError)   a handler asked for a resource that nobody declared
     ├── StartupError                         a resource could not be made, or a start-up hook failed: nothing ran
+    ├── MailError                            a mail could not be sent; another try may do
+    │   └── MailRefusedError                 the mail server refused it for good
+    ├── PlanningError                        a task could not be planned, or its planning not be started
     └── WorkspaceError                       workspace or session set-up failed; the job fails with it
 
 Messages say what happened, name the value, and say the rule or the remedy. Passwords never appear in them.
@@ -145,6 +148,24 @@ class UnknownResourceError(PgQueueError, LookupError):
 
 class StartupError(PgQueueError):
     """A resource could not be made, or a start-up hook failed; no job was run."""
+class MailError(PgQueueError):
+    """A mail could not be sent; another try may do."""
+
+
+class MailRefusedError(MailError):
+    """The mail server refused a mail for good: another try will not do.
+
+    Attributes:
+        code: the server's reply, 500 to 599.
+    """
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class PlanningError(PgQueueError):
+    """A task could not be planned, or its planning could not be started."""
 
 
 class WorkspaceError(PgQueueError):

@@ -50,7 +50,7 @@ def check_identifier(value: object, what: str) -> str:
     return value
 
 
-def parse_payload(model: type[_Model], payload: Mapping[str, Any]) -> _Model:
+def parse_payload(model: type[_Model], payload: Mapping[str, Any] | BaseModel) -> _Model:
     """Return `payload` as an instance of `model`.
 
     Raises:
@@ -59,24 +59,32 @@ def parse_payload(model: type[_Model], payload: Mapping[str, Any]) -> _Model:
     try:
         return model.model_validate(payload)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, InvalidPayloadError):
-            raise cause from None
-        path = "$" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
-        value = "" if first["type"] == "missing" else f", not {first['input']!r:.80}"
-        raise InvalidPayloadError(f"{model.__name__}: {first['msg']}{value}", path=path) from None
+        raise first_flaw(error) from None
 
 
-class _Payload(BaseModel):
-    """Camel-case JSON keys, snake-case names; unknown keys are ignored: old code reads new jobs."""
+def first_flaw(error: ValidationError) -> InvalidPayloadError:
+    """The first thing that pydantic found, as pgqueue says it: what, and where."""
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidPayloadError):
+        return cause
+    path = "$" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
+    value = "" if first["type"] == "missing" else f", not {first['input']!r:.80}"
+    return InvalidPayloadError(f"{error.title}: {first['msg']}{value}", path=path)
+
+
+class PayloadModel(BaseModel):
+    """Base of payload models: camel-case JSON keys, snake-case names.
+
+    Unknown keys are ignored: old code reads new jobs.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, extra="ignore", frozen=True
     )
 
 
-class WorkspaceInitPayload(_Payload):
+class WorkspaceInitPayload(PayloadModel):
     """Payload of `workspace_init`: `{"workspaceId": ...}`."""
 
     workspace_id: str
@@ -87,7 +95,7 @@ class WorkspaceInitPayload(_Payload):
         return check_identifier(value, "workspaceId")
 
 
-class SessionInitPayload(_Payload):
+class SessionInitPayload(PayloadModel):
     """Payload of `session_init`: `{"sessionId": ..., "workspaceId": ...}`; `workspaceId` may be missing."""
 
     session_id: str

@@ -205,7 +205,7 @@ def test_half_written_metadata_is_cleared_by_the_next_run(session_service, works
         lambda: shutil.rmtree(path),
     ):
         session_service.initialize("s", "ws")
-        git(workspace, "worktree", "lock", "--reason", "pgqueue is setting up this session", path)
+        git(workspace, "worktree", "lock", "--reason", "pgqueue is setting up this worktree", path)
         damage()
         assert_complete(session_service.initialize("s", "ws"), workspace)
 

@@ -6,27 +6,80 @@ import contextlib
 import importlib
 import inspect
 import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
+from pgqueue import locate
 from pgqueue.config import Settings
 from pgqueue.errors import ConfigurationError, PgQueueError
-from pgqueue.jobs import register_builtin
+from pgqueue.jobs import register_builtin, register_delay_print
 from pgqueue.registry import Registry
 
 
 def load_registry(settings: Settings) -> Registry:
     """The app's registry, or an empty one; with the built-in types it does not have itself.
 
+    Those are `workspace_init`, `session_init` and `demo:delay_print`; the mails where `smtp_host` is set;
+    `task_planning` where `planning_command` is.
+
     Raises:
-        ConfigurationError: `app` cannot be imported or is no Registry; there is no place for workspaces.
+        ConfigurationError: `app` cannot be imported or is no Registry; there is no place for workspaces; the settings
+            of mail or planning do not go together, or an extra they need is not installed.
     """
     registry = Registry() if settings.app is None else load_app(settings.app)
     root = settings.workspace_root or _data_directory()
-    register_builtin(_Missing(registry), root=root, template=settings.workspace_template)
+    missing = _Missing(registry)
+    register_builtin(missing, root=root, template=settings.workspace_template)
+    register_delay_print(missing)
+    if settings.smtp_host is not None:
+        from pgqueue.jobs.mail import SmtpMailerService, SmtpSettings, register_mailer
+
+        service = SmtpMailerService(SmtpSettings.of(settings), templates=settings.mail_templates)
+        register_mailer(missing, service)
+    if settings.planning_command is not None:
+        _register_planning(missing, settings, root / "planning")
     return registry
+
+
+def _register_planning(registry: _Missing, settings: Settings, worktrees: Path) -> None:
+    import psycopg
+    import sqlalchemy as sa
+
+    from pgqueue.jobs.task_planning import (
+        SqlAlchemyTaskRepository,
+        TaskPlanningExecutor,
+        register_task_planning,
+        task_table,
+    )
+
+    command = _split(settings.planning_command or "")
+    if settings.planning_repositories is None:
+        raise ConfigurationError("planning_command is set and planning_repositories is not: planning needs both")
+    url = settings.default_database_url or locate.locate(settings).url
+    engine = sa.create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), pool_pre_ping=True, pool_recycle=300
+    )
+    schema, _, name = settings.planning_table.rpartition(".")
+    executor = TaskPlanningExecutor(
+        SqlAlchemyTaskRepository(engine, task_table(sa.MetaData(), name, schema=schema or None)),
+        command=command,
+        repositories=settings.planning_repositories,
+        worktrees=worktrees,
+    )
+    register_task_planning(registry, executor)
+
+
+def _split(command: str) -> list[str]:
+    try:
+        parts = shlex.split(command)
+    except ValueError as error:
+        raise ConfigurationError(f"planning_command cannot be read: {error}") from None
+    if not parts:
+        raise ConfigurationError("planning_command is empty: must name a program")
+    return parts
 
 
 def load_app(app: str) -> Registry:

@@ -23,14 +23,14 @@ def show(as_json: bool, **given: Any) -> None:
 
     Takes the flags of `dispatcher`, to try out what they would change.
     """
-    from pgqueue.config import mask_password
+    from pgqueue.config import PASSWORD_SETTINGS, mask_password
 
     settings = load(given)
     rows = []
     for field in type(settings).model_fields:
         value = getattr(settings, field)
         if value is not None and not isinstance(value, bool | int | float | dict):
-            value = mask_password(str(value))
+            value = "***" if field in PASSWORD_SETTINGS else mask_password(str(value))
         rows.append({"setting": field, "value": value, "source": options.source(settings, field, given)})
     path = options.config_file()
     output.say(f"file: {path}" + ("" if path.is_file() else " (not there)"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from pgqueue.jobs.delay_print import register_delay_print
 from pgqueue.jobs.session_init import LocalSessionService, SessionInitExecutor, SessionService
 from pgqueue.jobs.workspace_init import LocalWorkspaceService, WorkspaceInitExecutor, WorkspaceService
 from pgqueue.payloads import (
@@ -31,6 +32,7 @@ __all__ = [
     "WorkspaceInitPayload",
     "WorkspaceService",
     "register_builtin",
+    "register_delay_print",
 ]
 
 
