@@ -182,8 +182,10 @@ class SmtpMailerService:
             tls_context=self._context,
             local_hostname=_ascii_domain(self._sender.domain),  # asking the resolver for our own name may take long
         )
+        transport: Any = None
         try:
             await client.connect()
+            transport = client.transport
             await client.send_message(message, sender=self._sender.addr_spec, recipients=[mail.email])
             with contextlib.suppress(smtp.SMTPException, OSError):
                 await client.quit()  # the server has the mail: how it takes the farewell changes nothing
@@ -198,6 +200,8 @@ class SmtpMailerService:
             ) from None
         finally:
             client.close()
+            if transport is not None:
+                transport.abort()  # what is left is TLS's farewell, and the server may keep us waiting for its own
         return {"messageId": str(message["Message-ID"])}
 
     def _failure(self, code: int, reply: str) -> MailError:
