@@ -48,10 +48,10 @@ class JobClientAdapter:
     Args:
         queue: where jobs go.
         connection: enqueue in the transaction of this SQLAlchemy or psycopg connection; None: in one of its own.
-        options: take the place of those above.
+        options: take the place of those above; None: the type's.
     """
 
-    def __init__(self, queue: Queue, connection: object = None, options: JobOptions = DEFAULT_OPTIONS) -> None:
+    def __init__(self, queue: Queue, connection: object = None, options: JobOptions | None = DEFAULT_OPTIONS) -> None:
         self._queue = queue
         self._connection = connection
         self._options = options
