@@ -226,6 +226,7 @@ def test_config_show_says_every_value_where_it_came_from_and_no_password(tmp_pat
     monkeypatch.setenv("PGQUEUE_LEADER_NAME", "north")
     monkeypatch.setenv("PGQUEUE_CONCURRENCY", "4")
     monkeypatch.setenv("PGQUEUE_APP", "")
+    monkeypatch.setenv("PGQUEUE_SMTP_PASSWORD", SECRET)
     rows = {row["setting"]: (row["value"], row["source"]) for row in data("config", "show", "--concurrency", "5")}
     assert set(rows) == set(Settings.model_fields)
     assert rows["concurrency"] == (5, "--concurrency")
@@ -234,6 +235,7 @@ def test_config_show_says_every_value_where_it_came_from_and_no_password(tmp_pat
     assert rows["log_level"] == ("INFO", "default")
     assert rows["app"] == (None, "default")
     assert rows["database_url"][0].startswith("postgresql://u:***@")
+    assert rows["smtp_password"] == ("***", "PGQUEUE_SMTP_PASSWORD")
     shown = invoke("config", "show")
     assert "s3cret" not in shown.output
     assert "(from pgqueue.toml)" in shown.stderr
