@@ -148,6 +148,8 @@ class UnknownResourceError(PgQueueError, LookupError):
 
 class StartupError(PgQueueError):
     """A resource could not be made, or a start-up hook failed; no job was run."""
+
+
 class MailError(PgQueueError):
     """A mail could not be sent; another try may do."""
 

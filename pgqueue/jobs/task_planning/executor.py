@@ -182,7 +182,8 @@ class TaskPlanningExecutor:
 
 
 def _below(directory: Path) -> Callable[[UUID], Path]:
-    return lambda project_id: directory / str(project_id)
+    whole = directory.expanduser().resolve()  # git runs elsewhere
+    return lambda project_id: whole / str(project_id)
 
 
 async def _in_thread(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
