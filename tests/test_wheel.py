@@ -102,6 +102,8 @@ def test_the_wheel_has_migrations_statements_and_types(wheel: Path) -> None:
     expected |= {f"pgqueue/_migrations/versions/{path.name}" for path in (ROOT / "migrations/versions").glob("*.py")}
     expected |= {f"pgqueue/sql/{path.name}" for path in (ROOT / "pgqueue/sql").glob("*.sql")}
     expected |= {"pgqueue/testing/plugin.py"}
+    templates = (ROOT / "pgqueue/jobs/mail/templates").iterdir()
+    expected |= {f"pgqueue/jobs/mail/templates/{path.name}" for path in templates}
     assert expected <= names
     assert not [name for name in names if re.match(r"(tests|bench|examples|scripts)/", name) or "__pycache__" in name]
 
