@@ -1,6 +1,6 @@
-"""Enqueue on the caller's own connection: psycopg's, SQLAlchemy's over psycopg, psycopg2 or asyncpg, or Django's.
+"""Operations on the caller's own connection: psycopg's, SQLAlchemy's over psycopg, psycopg2 or asyncpg, or Django's.
 
-Promises that the job shares the caller's transaction: their commit makes it exist, their rollback leaves nothing.
+Promises that the job shares the caller's transaction: their commit makes it so, their rollback leaves nothing.
 Knows what kinds there are and refuses any other by name. Never commits, never closes.
 """
 
@@ -20,7 +20,7 @@ from pgqueue import db, sql
 from pgqueue.callers_django import is_django, run_django
 from pgqueue.errors import DatabaseError, DatabaseUnavailableError, UnsupportedConnectionError
 from pgqueue.store import Statement
-from pgqueue.store.operations import CopyRows, Operation, Step
+from pgqueue.store.statement import CopyRows, Operation, Step
 
 T = TypeVar("T")
 DRIVERS = ("psycopg", "psycopg2", "asyncpg")
@@ -88,7 +88,7 @@ def run_on(connection: object, operation: Callable[[bool], Operation[T]], schema
     if is_django(connection):
         return run_django(connection, operation, schema, notify)
     if not _is_sync(connection):
-        _refuse(connection, "use AsyncQueue for an async connection" if _is_async(connection) else None)
+        _refuse(connection, "use AsyncQueue for an async connection" if is_async(connection) else None)
     with _translated():
         target, watched = _sqlalchemy_connection(connection)
     _tell_of_commit(watched, notify)
@@ -107,7 +107,7 @@ async def arun_on(
         return await adrive(connection, made, schema)
     if is_django(connection):
         _refuse(connection, "Django's connection is sync: use Queue, from async code by asgiref's sync_to_async")
-    if not _is_async(connection):
+    if not is_async(connection):
         _refuse(connection, "use Queue for a sync connection" if _is_sync(connection) else None)
 
     session: Any = connection
@@ -135,7 +135,8 @@ def _is_sync(connection: object) -> bool:
     return isinstance(connection, sa.Connection | Session | scoped_session)
 
 
-def _is_async(connection: object) -> bool:
+def is_async(connection: object) -> bool:
+    """True for what `arun_on` takes."""
     if isinstance(connection, psycopg.AsyncConnection):
         return True
     if "sqlalchemy.ext.asyncio" not in sys.modules:
@@ -155,7 +156,7 @@ def _sqlalchemy_connection(connection: Any) -> tuple[Any, Any]:
     dialect = target.dialect
     if dialect.name != "postgresql" or dialect.driver not in DRIVERS:
         raise UnsupportedConnectionError(
-            f"cannot enqueue through SQLAlchemy's {dialect.name}+{dialect.driver}: "
+            f"cannot go through SQLAlchemy's {dialect.name}+{dialect.driver}: "
             f"its driver must be one of {', '.join(DRIVERS)}"
         )
     return target, connection
@@ -164,7 +165,7 @@ def _sqlalchemy_connection(connection: Any) -> tuple[Any, Any]:
 def _refuse(connection: object, hint: str | None) -> NoReturn:
     kind = type(connection)
     raise UnsupportedConnectionError(
-        f"cannot enqueue on a {kind.__module__}.{kind.__qualname__}: " + (hint or f"connection must be {KINDS}")
+        f"cannot use a {kind.__module__}.{kind.__qualname__}: " + (hint or f"connection must be {KINDS}")
     )
 
 

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from pgqueue import db, sql
 from pgqueue.errors import DatabaseError, DatabaseUnavailableError, UnsupportedConnectionError
-from pgqueue.store.operations import CopyRows, Operation
+from pgqueue.store.statement import CopyRows, Operation
 
 T = TypeVar("T")
 

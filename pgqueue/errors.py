@@ -14,7 +14,8 @@
     ├── JobNotFoundError (LookupError)       exit 5
     ├── ConflictError                        exit 6: the state of things forbids it
     │   ├── DuplicateJobError                a unique key is taken, and on_conflict is `raise`; `.job_id` has it
-    │   └── QueueFullError                   the queue's backlog is at its cap
+    │   ├── QueueFullError                   the queue's backlog is at its cap
+    │   └── StaleRunError                    a run is no longer its job's own: it must undo what it did
     ├── WaitTimeoutError (TimeoutError)      exit 7
     ├── NotLeaderError                       a fenced write was refused: this process does not lead (any more)
     ├── UnknownJobTypeError                  a job's type has no executor here
@@ -126,6 +127,10 @@ class DuplicateJobError(ConflictError):
 
 class QueueFullError(ConflictError):
     """The queue holds as many pending jobs as it may; nothing was enqueued."""
+
+
+class StaleRunError(ConflictError):
+    """A run is no longer its job's own: it was given up for lost, or is over; what it did must be undone."""
 
 
 class WaitTimeoutError(PgQueueError, TimeoutError):

@@ -1,7 +1,7 @@
 """Why is this job not running? One answer from live data, the first that applies. Pure: yields statements, no I/O.
 
-The order is the leader's own: is it its time, does anybody lead, is it paused, can anybody execute it, which limit or
-rate is used up, are there free slots, who comes first.
+The order is the leader's own: have its parents ended, is it its time, does anybody lead, is it paused, can anybody
+execute it, which limit or rate is used up, are there free slots, who comes first.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 from pgqueue.job import Job, JobState
 from pgqueue.rules import RateLimit
-from pgqueue.store import configuration, explain, operations, rate_buckets
+from pgqueue.store import configuration, dependencies, dependents, explain, operations, rate_buckets
 from pgqueue.store.configuration import Config, QueueConfig, TypeConfig
 from pgqueue.store.explain import Running
-from pgqueue.store.operations import Operation
+from pgqueue.store.statement import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,10 @@ def explain_job(job_id: int) -> Operation[Explanation]:
         return _say(job, "cancelling", "it was told to stop; the leader ends it within seconds")
     if marks.expired:
         return _say(job, "expired", f"it should have started by {_time(job.expires_at)}; the leader ends it")
+    if job.state is JobState.WAITING:
+        parents = yield dependencies.parents(job_id, is_open=True, limit=10)
+        text = f"it waits for {dependents.named(parents)}"
+        return _say(job, "parents", text, jobs=[parent.id for parent in parents])
     if job.state is JobState.SCHEDULED and marks.due_in > 0:
         kind = f"retrying after {job.reason}, " if job.reason else ""
         text = f"{kind}scheduled for {_time(job.run_at)}, in {marks.due_in:.0f} s"

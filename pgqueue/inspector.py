@@ -21,6 +21,7 @@ from pgqueue.scaling import Load
 from pgqueue.store import Statement
 from pgqueue.store.acts import Failure
 from pgqueue.store.configuration import QueueConfig, TypeConfig
+from pgqueue.store.dependencies import Relative
 from pgqueue.store.leader import LeaderInfo
 from pgqueue.store.statistics import Overview
 from pgqueue.store.workers import WorkerInfo
@@ -159,6 +160,20 @@ class Inspector:
     def leader(self) -> list[LeaderInfo]:
         """Every lease: who leads, since when, in which epoch."""
         return self._run(store.leader.show())
+
+    def parents(self, job_id: int, *, limit: int = 100) -> list[Relative]:
+        """What a job waits or waited for, in the order of the ids."""
+        number = validation.check_integer(job_id, "job id", 1, 2**63 - 1)
+        return self._run(
+            store.dependencies.parents(number, limit=validation.check_integer(limit, "limit", 1, MAX_PAGE))
+        )
+
+    def children(self, job_id: int, *, limit: int = 100) -> list[Relative]:
+        """What waits or waited for a job, in the order of the ids."""
+        number = validation.check_integer(job_id, "job id", 1, 2**63 - 1)
+        return self._run(
+            store.dependencies.children(number, limit=validation.check_integer(limit, "limit", 1, MAX_PAGE))
+        )
 
     def explain(self, job_id: int) -> Explanation:
         """Why the job is not running, or where it is: one answer from live data; JobNotFoundError without the job."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
@@ -22,7 +22,6 @@ DEFAULT_QUEUE = "default"
 DEFAULT_MAX_ATTEMPTS = 1
 MIN_PRIORITY, MAX_PRIORITY = -32_768, 32_767  # smallint
 MAX_ATTEMPTS_LIMIT = 1_000_000
-MAX_HEADER_BYTES = 16 * 1024
 
 
 class JobState(StrEnum):
@@ -74,10 +73,12 @@ class Reason(StrEnum):
     CRASH_LOOP = "crash_loop"
     DISCARDED = "discarded"
     EXPIRED = "expired"
+    PARENT_FAILED = "parent_failed"
 
 
 UNIQUE_SCOPES = ("live", "pending")
 ON_CONFLICT = ("existing", "raise", "replace")
+ON_FAILURE = ("cancel", "run", "wait")
 
 
 class Priority(IntEnum):
@@ -96,7 +97,7 @@ class Job:
     `max_attempts` and `timeout` (seconds) are None while the job leaves them to its type; a handler sees the
     resolved values. `existing` is True where an enqueue found a job with the same unique key instead, `replaced` where
     it gave that one the new payload and time. `losses` counts the runs lost with their worker; `replay_of` is the
-    job this one runs again.
+    job this one runs again; `progress` is what its handler said last: percent, message, at.
     """
 
     id: int
@@ -127,6 +128,7 @@ class Job:
     losses: int = 0
     backoff: str | None = None
     headers: dict[str, str] | None = None
+    progress: dict[str, Any] | None = None
 
     @property
     def is_last_attempt(self) -> bool:
@@ -162,6 +164,8 @@ class JobOptions:
     expires_at: datetime | None = None
     backoff: Backoff | str | None = None
     headers: Mapping[str, str] | None = None
+    after: Parents | None = None
+    on_failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +189,12 @@ class NewJob:
     expires_at: datetime | None = None
     backoff: Backoff | str | None = None
     headers: Mapping[str, str] | None = None
+    after: Parents | None = None
+    on_failure: str | None = None
+
+
+Parents = Iterable[Job | int | NewJob]
+"""Jobs that another one waits for; a NewJob stands for a job of the same batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +232,10 @@ class JobFilter:
 
 @dataclass(slots=True)
 class EncodedJob:
-    """A `NewJob` that passed every check: the values as the insert sends them."""
+    """A `NewJob` that passed every check: the values as the insert sends them.
+
+    It waits for the jobs `after` and those at `places` of its batch: for `open_parents` of them, as the insert finds.
+    """
 
     type: str
     queue: str
@@ -241,11 +254,15 @@ class EncodedJob:
     expires_at: datetime | None = None
     backoff: str | None = None
     headers: dict[str, str] | None = None
+    after: tuple[int, ...] = ()
+    places: tuple[int, ...] = ()
+    on_failure: str | None = None
+    open_parents: int = 0
 
     @property
     def plain(self) -> bool:
         """True if one INSERT or COPY of the common columns says all there is."""
-        return not (self.unique_key or self.expires_at or self.backoff or self.headers)
+        return not (self.unique_key or self.expires_at or self.backoff or self.headers or self.on_failure)
 
     @property
     def unique_hash(self) -> bytes | None:
@@ -258,8 +275,12 @@ def hash_of(job_type: str, unique_key: str | None) -> bytes | None:
     return None if unique_key is None else hashlib.sha256(f"{job_type}\0{unique_key}".encode()).digest()
 
 
-def encode(new: NewJob, *, max_payload_bytes: int = validation.MAX_PAYLOAD_BYTES) -> EncodedJob:
+def encode(
+    new: NewJob, *, max_payload_bytes: int = validation.MAX_PAYLOAD_BYTES, earlier: Mapping[int, int] | None = None
+) -> EncodedJob:
     """Check `new` and fill in the defaults that are not the type's to give.
+
+    `earlier` has the places of the NewJobs before it in its batch, by their `id()`.
 
     Raises:
         InvalidArgumentError, InvalidNameError, InvalidPayloadError: a value breaks a rule.
@@ -271,8 +292,8 @@ def encode(new: NewJob, *, max_payload_bytes: int = validation.MAX_PAYLOAD_BYTES
         raise InvalidArgumentError(f"invalid options {validation.shorten(options)}: must be a JobOptions")
     queue = _first(new.queue, options.queue)
     priority = _first(new.priority, options.priority)
-    due: NewJob | JobOptions = new if new.delay is not None or new.run_at is not None else options
-    delay, run_at = due.delay, due.run_at
+    own_time = new.delay is not None or new.run_at is not None
+    delay, run_at = (new.delay, new.run_at) if own_time else (options.delay, options.run_at)
     max_attempts = _first(new.max_attempts, options.max_attempts)
     timeout = _first(new.timeout, options.timeout)
     unique_key = _first(new.unique_key, options.unique_key)
@@ -296,15 +317,34 @@ def encode(new: NewJob, *, max_payload_bytes: int = validation.MAX_PAYLOAD_BYTES
         concurrency_key=None if concurrency_key is None else validation.check_key(concurrency_key, "concurrency_key"),
     )
     _encode_rest(encoded, new, options)
+    after = _first(new.after, options.after)
+    if after is not None:
+        _encode_parents(encoded, after, earlier or {})
+    elif encoded.on_failure is not None:
+        raise InvalidArgumentError("on_failure is given without after: it says what the failure of those jobs means")
     return encoded
+
+
+def _encode_parents(encoded: EncodedJob, after: object, earlier: Mapping[int, int]) -> None:
+    if not isinstance(after, Iterable) or isinstance(after, str | bytes | Mapping):
+        raise InvalidArgumentError(f"invalid after {validation.shorten(after)}: must be a list of jobs or ids")
+    ids, places = set(), set()
+    for parent in after:
+        if not isinstance(parent, NewJob):
+            number = parent.id if isinstance(parent, Job) else parent
+            ids.add(validation.check_integer(number, "job id in after", 1, 2**63 - 1))
+        elif id(parent) in earlier:
+            places.add(earlier[id(parent)])
+        else:
+            raise InvalidArgumentError("a NewJob in after must stand before this one in the same batch")
+    encoded.after, encoded.places = tuple(sorted(ids)), tuple(sorted(places))
+    encoded.on_failure = (encoded.on_failure or ON_FAILURE[0]) if ids or places else None
 
 
 def _encode_rest(encoded: EncodedJob, new: NewJob, options: JobOptions) -> None:
     """The options few jobs have."""
     for name in _REST:
-        value = getattr(new, name)
-        if value is None:
-            value = getattr(options, name)
+        value = _first(getattr(new, name), getattr(options, name))
         if value is not None:
             setattr(encoded, name, _REST[name](value))
     if encoded.unique_key is None:
@@ -318,32 +358,19 @@ def _encode_rest(encoded: EncodedJob, new: NewJob, options: JobOptions) -> None:
 def _one_of(name: str, allowed: tuple[str, ...]) -> Callable[[object], str]:
     def check(value: object) -> str:
         if value not in allowed:
-            raise InvalidArgumentError(
-                f"invalid {name} {validation.shorten(value)}: must be one of {', '.join(allowed)}"
-            )
+            known = ", ".join(allowed)
+            raise InvalidArgumentError(f"invalid {name} {validation.shorten(value)}: must be one of {known}")
         return str(value)
 
     return check
 
 
 def _check_backoff(value: object) -> str:
-    if isinstance(value, Backoff):
-        return str(value)
-    if isinstance(value, str):
-        return str(Backoff.parse(value))
+    if isinstance(value, Backoff | str):
+        return str(Backoff.parse(value) if isinstance(value, str) else value)
     raise InvalidArgumentError(
         f"invalid backoff {validation.shorten(value)}: a job's must be a Backoff or text such as 'fixed:5'"
     )
-
-
-def _check_headers(value: object) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(
-        isinstance(key, str) and isinstance(text, str) for key, text in value.items()
-    ):
-        raise InvalidArgumentError(f"invalid headers {validation.shorten(value)}: must be text by text")
-    headers = dict(value)
-    validation.encode_payload(headers, MAX_HEADER_BYTES)
-    return headers
 
 
 _REST: Mapping[str, Callable[[Any], Any]] = {
@@ -352,7 +379,8 @@ _REST: Mapping[str, Callable[[Any], Any]] = {
     "on_conflict": _one_of("on_conflict", ON_CONFLICT),
     "expires_at": lambda value: validation.check_aware(value, "expires_at"),
     "backoff": _check_backoff,
-    "headers": _check_headers,
+    "headers": validation.check_headers,
+    "on_failure": _one_of("on_failure", ON_FAILURE),
 }
 _FILTER_CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "state": _one_of("state", tuple(JobState)),

@@ -124,7 +124,8 @@ class Outcome:
 
     `delay` is in seconds and counts from the database's time of the write; `released` is how much the
     job's released count rises; `error` is None or one entry for the job's `errors`; `lost`: the run was lost with
-    its worker, or its process died.
+    its worker, or its process died; `elsewhere`: the handler completed the job in a transaction of its own, and what is
+    said here counts only if that one was rolled back.
     """
 
     id: int
@@ -137,6 +138,7 @@ class Outcome:
     released: int = 0
     max_attempts: int | None = None
     lost: bool = False
+    elsewhere: bool = False
 
     @property
     def counted(self) -> tuple[str, str | None]:

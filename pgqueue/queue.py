@@ -6,6 +6,7 @@ Runs no handler and needs none: an unknown type is accepted.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -16,7 +17,7 @@ from pgqueue import callers, db, store
 from pgqueue.backoff import Backoff
 from pgqueue.errors import DatabaseUnavailableError
 from pgqueue.explain import Explanation, explain_job
-from pgqueue.job import Job, JobFilter, JobOptions, NewJob
+from pgqueue.job import Job, JobFilter, JobOptions, NewJob, Parents
 from pgqueue.payloads import (
     JOB_TYPE_SESSION_INIT,
     JOB_TYPE_WORKSPACE_INIT,
@@ -26,6 +27,7 @@ from pgqueue.queue_base import (
     QueueBase,
     Repeat,
     actor,
+    chained,
     check_id,
     check_portion,
     check_repeat,
@@ -38,11 +40,14 @@ from pgqueue.queue_base import (
     replay_filter,
     reschedule_statement,
     session_init_payload,
+    waited_for,
+    with_callback,
     workspace_init_payload,
 )
 from pgqueue.store import operations
 from pgqueue.store.acts import Failure
-from pgqueue.store.operations import Operation
+from pgqueue.store.statement import Operation
+from pgqueue.waiting import Waits
 
 T = TypeVar("T")
 
@@ -62,6 +67,7 @@ class Queue(QueueBase):
     def __init__(self, database_url: str | None = None, **options: Any) -> None:
         super().__init__(database_url, **options)
         self._pool: Any = None
+        self._waits: Waits | None = None
         self._opening = threading.Lock()
 
     def enqueue(
@@ -83,6 +89,8 @@ class Queue(QueueBase):
         expires_at: datetime | None = None,
         backoff: Backoff | str | None = None,
         headers: Mapping[str, str] | None = None,
+        after: Parents | None = None,
+        on_failure: str | None = None,
         options: JobOptions | None = None,
         connection: object = None,
     ) -> Job:
@@ -107,6 +115,9 @@ class Queue(QueueBase):
             expires_at: an aware datetime; a job not started by then is cancelled, with reason `expired`.
             backoff: how long it waits after an error, a Backoff or its text; None: as the type says.
             headers: text by text, for tracing and the like; given to the handler with the job.
+            after: jobs or ids; this one waits until they have ended. One that the history has forgotten counts as done.
+            on_failure: what it means that one of them failed or was cancelled: `cancel` (None): this one is cancelled
+                too, with reason `parent_failed`; `run`: it counts as done; `wait`: until a replay of it completes.
             options: the same as a value; keywords beat it.
             connection: the caller's psycopg Connection, SQLAlchemy Connection or Session, or Django connection; None:
                 one of pgqueue's own, committed at once.
@@ -116,29 +127,15 @@ class Queue(QueueBase):
             UnsupportedConnectionError: the connection is of no kind pgqueue speaks.
             EnqueueUncertainError: the connection broke during the commit.
             DuplicateJobError: the unique key is taken, and on_conflict is `raise`.
+            JobNotFoundError: an id in `after` was never given out.
             QueueFullError: the queue's backlog is at its cap.
         """
         new = self._encode(
             NewJob(
-                job_type,
-                payload,
-                queue,
-                priority,
-                delay,
-                run_at,
-                max_attempts,
-                timeout,
-                unique_key,
-                concurrency_key,
-                options,
-                unique_scope,
-                unique_window,
-                on_conflict,
-                expires_at,
-                backoff,
-                headers,
+                job_type, payload, queue, priority, delay, run_at, max_attempts, timeout, unique_key, concurrency_key,
+                options, unique_scope, unique_window, on_conflict, expires_at, backoff, headers, after, on_failure,
             )
-        )
+        )  # fmt: skip
         repeat = repeat_of([new])
         job = self._run(
             lambda _copy: operations.enqueue(new, self.bell), connection, repeat=repeat, writes=True, single=new.plain
@@ -154,8 +151,11 @@ class Queue(QueueBase):
         return job
 
     def enqueue_many(self, jobs: Iterable[NewJob], *, connection: object = None) -> list[Job]:
-        """Make all of `jobs` in one transaction, or none; the result is in their order."""
-        batch = [self._encode(new) for new in jobs]
+        """Make all of `jobs` in one transaction, or none; the result is in their order.
+
+        A job may wait for an earlier one of the list, named by its NewJob in `after`.
+        """
+        batch = self._encode_many(jobs)
         if not batch:
             return []
         repeat = repeat_of(batch)
@@ -180,6 +180,18 @@ class Queue(QueueBase):
         log_enqueued_many(count)
         return count
 
+    def chain(self, jobs: Iterable[NewJob], *, connection: object = None) -> list[Job]:
+        """Make jobs that run one after the other: each waits for the one before it, besides its own `after`."""
+        return self.enqueue_many(chained(jobs), connection=connection)
+
+    def batch(self, jobs: Iterable[NewJob], *, on_complete: NewJob, connection: object = None) -> tuple[list[Job], Job]:
+        """Make `jobs`, and `on_complete` to run after all of them: however they ended, unless its `on_failure` says so.
+
+        All in one transaction, or none.
+        """
+        *made, last = self.enqueue_many(with_callback(jobs, on_complete), connection=connection)
+        return made, last
+
     def enqueue_workspace_init(self, workspace_id: str, **options: Any) -> Job:
         """Enqueue `workspace_init` {"workspaceId": workspace_id}; options as in `enqueue`."""
         return self.enqueue(JOB_TYPE_WORKSPACE_INIT, workspace_init_payload(workspace_id), **options)
@@ -196,6 +208,28 @@ class Queue(QueueBase):
         """
         number = check_id(job_id)
         return self._run(lambda _copy: operations.get(number), single=True)
+
+    def wait(self, job: Job | int, timeout: Delay = None) -> Job:
+        """Wait until a job is finished, by listening, and return it; `timeout` in seconds, None: however long.
+
+        The first call opens a connection that all who wait here share. Through a pooler it looks now and then.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+            WaitTimeoutError: it is not finished in time.
+        """
+        number, patience = waited_for(job, timeout)
+        found, told = self._run(lambda _copy: operations.listen_for(number))
+        if found.state.finished:
+            return found
+        with self._listening().waiting(number) as event:
+            while not found.state.finished:
+                pause = patience.next_pause(found, told=told and self._listening().hears)
+                event.wait(pause)
+                event.clear()
+                with contextlib.suppress(DatabaseUnavailableError):
+                    found, told = self._run(lambda _copy: operations.listen_for(number))
+        return found
 
     def cancel(self, job_id: int) -> bool:
         """End a job that has not started, or tell a running one to stop: True; False if it is finished.
@@ -299,6 +333,8 @@ class Queue(QueueBase):
     def close(self) -> None:
         """Give the connections back; harmless twice."""
         self._closed = True
+        if self._waits is not None:
+            self._waits.close()
         with self._opening:
             if self._pool is not None:
                 self._pool.close()
@@ -341,6 +377,15 @@ class Queue(QueueBase):
                 return callers.drive(own, operation(True), self.schema)
             with db.transaction(own):
                 return callers.drive(own, operation(True), self.schema)
+
+    def _listening(self) -> Waits:
+        with self._opening:
+            if self._waits is None:
+                self._waits = Waits(
+                    lambda: db.connect(self._listen_url(), purpose="pgqueue wait", autocommit=True),
+                    self.bell.ended_channel,
+                )
+            return self._waits
 
     def _opened(self) -> Any:
         if self._pool is None:

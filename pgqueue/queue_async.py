@@ -7,6 +7,7 @@ holds their names and signatures equal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
@@ -16,13 +17,14 @@ from pgqueue import callers, db, store
 from pgqueue.backoff import Backoff
 from pgqueue.errors import DatabaseUnavailableError
 from pgqueue.explain import Explanation, explain_job
-from pgqueue.job import Job, JobFilter, JobOptions, NewJob
+from pgqueue.job import Job, JobFilter, JobOptions, NewJob, Parents
 from pgqueue.payloads import JOB_TYPE_SESSION_INIT, JOB_TYPE_WORKSPACE_INIT
 from pgqueue.queue_base import (
     Delay,
     QueueBase,
     Repeat,
     actor,
+    chained,
     check_id,
     check_portion,
     check_repeat,
@@ -35,11 +37,14 @@ from pgqueue.queue_base import (
     replay_filter,
     reschedule_statement,
     session_init_payload,
+    waited_for,
+    with_callback,
     workspace_init_payload,
 )
 from pgqueue.store import operations
 from pgqueue.store.acts import Failure
-from pgqueue.store.operations import Operation
+from pgqueue.store.statement import Operation
+from pgqueue.waiting import AsyncWaits
 
 T = TypeVar("T")
 
@@ -59,6 +64,7 @@ class AsyncQueue(QueueBase):
     def __init__(self, database_url: str | None = None, **options: Any) -> None:
         super().__init__(database_url, **options)
         self._pool: Any = None
+        self._waits: AsyncWaits | None = None
         self._opening = asyncio.Lock()
 
     async def enqueue(
@@ -80,6 +86,8 @@ class AsyncQueue(QueueBase):
         expires_at: datetime | None = None,
         backoff: Backoff | str | None = None,
         headers: Mapping[str, str] | None = None,
+        after: Parents | None = None,
+        on_failure: str | None = None,
         options: JobOptions | None = None,
         connection: object = None,
     ) -> Job:
@@ -104,6 +112,9 @@ class AsyncQueue(QueueBase):
             expires_at: an aware datetime; a job not started by then is cancelled, with reason `expired`.
             backoff: how long it waits after an error, a Backoff or its text; None: as the type says.
             headers: text by text, for tracing and the like; given to the handler with the job.
+            after: jobs or ids; this one waits until they have ended. One that the history has forgotten counts as done.
+            on_failure: what it means that one of them failed or was cancelled: `cancel` (None): this one is cancelled
+                too, with reason `parent_failed`; `run`: it counts as done; `wait`: until a replay of it completes.
             options: the same as a value; keywords beat it.
             connection: the caller's psycopg AsyncConnection or SQLAlchemy AsyncConnection or AsyncSession; None: one
                 of pgqueue's own, committed at once.
@@ -113,29 +124,15 @@ class AsyncQueue(QueueBase):
             UnsupportedConnectionError: the connection is of no kind pgqueue speaks.
             EnqueueUncertainError: the connection broke during the commit.
             DuplicateJobError: the unique key is taken, and on_conflict is `raise`.
+            JobNotFoundError: an id in `after` was never given out.
             QueueFullError: the queue's backlog is at its cap.
         """
         new = self._encode(
             NewJob(
-                job_type,
-                payload,
-                queue,
-                priority,
-                delay,
-                run_at,
-                max_attempts,
-                timeout,
-                unique_key,
-                concurrency_key,
-                options,
-                unique_scope,
-                unique_window,
-                on_conflict,
-                expires_at,
-                backoff,
-                headers,
+                job_type, payload, queue, priority, delay, run_at, max_attempts, timeout, unique_key, concurrency_key,
+                options, unique_scope, unique_window, on_conflict, expires_at, backoff, headers, after, on_failure,
             )
-        )
+        )  # fmt: skip
         repeat = repeat_of([new])
         job = await self._run(
             lambda _copy: operations.enqueue(new, self.bell), connection, repeat=repeat, writes=True, single=new.plain
@@ -151,8 +148,11 @@ class AsyncQueue(QueueBase):
         return job
 
     async def enqueue_many(self, jobs: Iterable[NewJob], *, connection: object = None) -> list[Job]:
-        """Make all of `jobs` in one transaction, or none; the result is in their order."""
-        batch = [self._encode(new) for new in jobs]
+        """Make all of `jobs` in one transaction, or none; the result is in their order.
+
+        A job may wait for an earlier one of the list, named by its NewJob in `after`.
+        """
+        batch = self._encode_many(jobs)
         if not batch:
             return []
         repeat = repeat_of(batch)
@@ -177,6 +177,20 @@ class AsyncQueue(QueueBase):
         log_enqueued_many(count)
         return count
 
+    async def chain(self, jobs: Iterable[NewJob], *, connection: object = None) -> list[Job]:
+        """Make jobs that run one after the other: each waits for the one before it, besides its own `after`."""
+        return await self.enqueue_many(chained(jobs), connection=connection)
+
+    async def batch(
+        self, jobs: Iterable[NewJob], *, on_complete: NewJob, connection: object = None
+    ) -> tuple[list[Job], Job]:
+        """Make `jobs`, and `on_complete` to run after all of them: however they ended, unless its `on_failure` says so.
+
+        All in one transaction, or none.
+        """
+        *made, last = await self.enqueue_many(with_callback(jobs, on_complete), connection=connection)
+        return made, last
+
     async def enqueue_workspace_init(self, workspace_id: str, **options: Any) -> Job:
         """Enqueue `workspace_init` {"workspaceId": workspace_id}; options as in `enqueue`."""
         return await self.enqueue(JOB_TYPE_WORKSPACE_INIT, workspace_init_payload(workspace_id), **options)
@@ -193,6 +207,29 @@ class AsyncQueue(QueueBase):
         """
         number = check_id(job_id)
         return await self._run(lambda _copy: operations.get(number), single=True)
+
+    async def wait(self, job: Job | int, timeout: Delay = None) -> Job:
+        """Wait until a job is finished, by listening, and return it; `timeout` in seconds, None: however long.
+
+        The first call opens a connection that all who wait here share. Through a pooler it looks now and then.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+            WaitTimeoutError: it is not finished in time.
+        """
+        number, patience = waited_for(job, timeout)
+        found, told = await self._run(lambda _copy: operations.listen_for(number))
+        if found.state.finished:
+            return found
+        async with self._listening().waiting(number) as event:
+            while not found.state.finished:
+                pause = patience.next_pause(found, told=told and self._listening().hears)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(event.wait(), pause)
+                event.clear()
+                with contextlib.suppress(DatabaseUnavailableError):
+                    found, told = await self._run(lambda _copy: operations.listen_for(number))
+        return found
 
     async def cancel(self, job_id: int) -> bool:
         """End a job that has not started, or tell a running one to stop: True; False if it is finished.
@@ -298,6 +335,8 @@ class AsyncQueue(QueueBase):
     async def close(self) -> None:
         """Give the connections back; harmless twice."""
         self._closed = True
+        if self._waits is not None:
+            await self._waits.close()
         async with self._opening:
             if self._pool is not None:
                 await self._pool.close()
@@ -340,6 +379,15 @@ class AsyncQueue(QueueBase):
                 return await callers.adrive(own, operation(True), self.schema)
             async with db.atransaction(own):
                 return await callers.adrive(own, operation(True), self.schema)
+
+    def _listening(self) -> AsyncWaits:
+        if self._waits is None:
+
+            async def connect() -> db.AsyncConnection:
+                return await db.aconnect(await asyncio.to_thread(self._listen_url), purpose="pgqueue wait")
+
+            self._waits = AsyncWaits(connect, self.bell.ended_channel)
+        return self._waits
 
     async def _opened(self) -> Any:
         if self._pool is None:

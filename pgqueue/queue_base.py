@@ -7,7 +7,7 @@ import getpass
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from pgqueue.payloads import (
 )
 from pgqueue.store import Statement
 from pgqueue.store.statement import Bell
+from pgqueue.waiting import Patience
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -72,6 +73,22 @@ class QueueBase:
     def _encode(self, new: NewJob) -> EncodedJob:
         return job_module.encode(new, max_payload_bytes=self._max_payload_bytes)
 
+    def _encode_many(self, jobs: Iterable[NewJob]) -> list[EncodedJob]:
+        """All of a batch, whose jobs may name earlier ones of it."""
+        news = list(jobs)  # held: their identities name them
+        places: dict[int, int] = {}
+        batch = []
+        for place, new in enumerate(news):
+            batch.append(job_module.encode(new, max_payload_bytes=self._max_payload_bytes, earlier=places))
+            places[id(new)] = place
+        return batch
+
+    def _listen_url(self) -> str:
+        """Where ends of jobs are heard: past a pooler, if a way is configured."""
+        if self._url is None and self.settings.direct_database_url is not None:
+            return self.settings.direct_database_url
+        return locate.locate(self.settings, self._url).url
+
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidArgumentError("this queue is closed: make a new one")
@@ -87,6 +104,35 @@ def session_init_payload(session_id: str, workspace_id: str | None) -> dict[str,
     """The payload of `session_init`, checked."""
     model = parse_payload(SessionInitPayload, {"sessionId": session_id, "workspaceId": workspace_id})
     return model.model_dump(by_alias=True, exclude_none=True)
+
+
+def chained(jobs: Iterable[NewJob]) -> list[NewJob]:
+    """The same jobs, each waiting for the one before it as well."""
+    result: list[NewJob] = []
+    for new in jobs:
+        result.append(_after(new, result[-1:]))
+    return result
+
+
+def with_callback(jobs: Iterable[NewJob], callback: NewJob) -> list[NewJob]:
+    """The same jobs, and `callback` after all of them, however they end unless it says so."""
+    batch = list(jobs)
+    last = _after(callback, batch)
+    said = last.on_failure or (last.options and last.options.on_failure)
+    return [*batch, last if said or not last.after else dataclasses.replace(last, on_failure="run")]
+
+
+def _after(new: NewJob, parents: Sequence[NewJob]) -> NewJob:
+    if not isinstance(new, NewJob):
+        raise InvalidArgumentError(f"{validation.shorten(new)} is not a NewJob")
+    own = new.after if new.after is not None or new.options is None else new.options.after
+    return dataclasses.replace(new, after=[*(own or ()), *parents]) if parents else new
+
+
+def waited_for(job: Job | int, timeout: Delay) -> tuple[int, Patience]:
+    """Checked: which job one waits for, and for how long."""
+    seconds = None if timeout is None else validation.check_seconds(timeout, "timeout")
+    return check_id(job.id if isinstance(job, Job) else job), Patience(seconds)
 
 
 def log_enqueued(job: Job) -> None:

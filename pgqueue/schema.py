@@ -50,6 +50,8 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
             sa.Column("unique_scope", sa.Text),
             sa.Column("backoff", sa.Text),
             sa.Column("headers", pg.JSONB),
+            sa.Column("on_failure", sa.Text),
+            sa.Column("progress", pg.JSONB),
         ]
 
     def rule_columns() -> list[sa.Column[object]]:
@@ -68,9 +70,11 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         *job_columns(),
         sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.text("false")),
         sa.Column("keyed", sa.Boolean, sa.Computed("concurrency_key IS NOT NULL", persisted=True), nullable=False),
+        sa.Column("followed", sa.Boolean, nullable=False, server_default=sa.text("false")),
+        sa.Column("open_parents", sa.Integer, nullable=False, server_default="0"),
     )
-    pending, processing, scheduled = (
-        sa.text(f"state = '{label}'::{schema}.job_state") for label in ("pending", "processing", "scheduled")
+    pending, processing, scheduled, waiting = (
+        sa.text(f"state = '{label}'::{schema}.job_state") for label in ("pending", "processing", "scheduled", "waiting")
     )
     sa.Index(
         "jobs_lane",
@@ -107,6 +111,7 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
     sa.Index("jobs_cancel_requested", jobs.c.worker_id, postgresql_where=jobs.c.cancel_requested)
     sa.Index("jobs_processing", jobs.c.worker_id, postgresql_where=processing)
     sa.Index("jobs_scheduled", jobs.c.run_at, postgresql_where=scheduled)
+    sa.Index("jobs_waiting", jobs.c.id, postgresql_where=waiting)
     sa.Index("jobs_unique", jobs.c.unique_hash, unique=True, postgresql_where=jobs.c.unique_hash.isnot(None))
 
     finished = sa.Table("finished_jobs", metadata, sa.Column("id", sa.BigInteger, nullable=False), *job_columns())
@@ -115,6 +120,15 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         finished.c[name].server_default = None
     sa.Index("finished_jobs_id", finished.c.id)
     sa.Index("finished_jobs_replay_of", finished.c.replay_of, postgresql_where=finished.c.replay_of.isnot(None))
+
+    dependencies = sa.Table(
+        "dependencies", metadata,
+        sa.Column("child_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("parent_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("open", sa.Boolean, nullable=False, server_default=sa.text("true")),
+    )  # fmt: skip
+    sa.Index("dependencies_parent_id", dependencies.c.parent_id)
+    sa.Table("waiters", metadata, sa.Column("job_id", sa.BigInteger, primary_key=True, autoincrement=False))
 
     sa.Table(
         "leader", metadata,

@@ -23,6 +23,8 @@ MAX_PAYLOAD_DEPTH = 64
 MAX_INTEGER_BITS = 4096  # json.loads refuses integers of more than 4 300 digits; this is 1 233
 MAX_SECONDS = 10 * 366 * 86_400.0  # ten years: what a delay or timeout may be at most
 MAX_KEY_BYTES = 1024 * 1024
+MAX_HEADER_BYTES = 16 * 1024
+MAX_PROGRESS_CHARACTERS = 500
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
@@ -221,3 +223,25 @@ def shorten(value: object, limit: int = 80) -> str:
     except (ValueError, RecursionError):
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def check_progress(percent: object, message: object) -> tuple[float, str | None]:
+    """Return how far a run says it is, the message made storable and cut to 500 characters."""
+    if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:
+        raise InvalidArgumentError(f"invalid percent {shorten(percent)}: must be a number from 0 to 100")
+    if message is not None and not isinstance(message, str):
+        raise InvalidArgumentError(f"invalid message {shorten(message)}: must be text")
+    if message is not None:
+        message = message.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+    return float(percent), message and message[:MAX_PROGRESS_CHARACTERS]
+
+
+def check_headers(value: object) -> dict[str, str]:
+    """Return `value` if it is text by text, and small."""
+    if not isinstance(value, Mapping) or not all(
+        isinstance(key, str) and isinstance(text, str) for key, text in value.items()
+    ):
+        raise InvalidArgumentError(f"invalid headers {shorten(value)}: must be text by text")
+    headers = dict(value)
+    encode_payload(headers, MAX_HEADER_BYTES)
+    return headers

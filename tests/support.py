@@ -15,7 +15,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T], timeout: float = 15.0, message: str = "") -> T:
+def eventually(condition: Callable[[], T], timeout: float = 45.0, message: str = "") -> T:
     """Return the first true value of `condition()`; fail after `timeout` seconds."""
     end = time.monotonic() + timeout
     while True:
@@ -27,7 +27,7 @@ def eventually(condition: Callable[[], T], timeout: float = 15.0, message: str =
         time.sleep(0.005)
 
 
-def finished(queue, job, timeout=10.0):
+def finished(queue, job, timeout=60.0):
     """The job when it is finished."""
 
     def look():

@@ -121,7 +121,7 @@ def test_jobs_list_filters_and_pages(pgq, queue):
 
 def test_jobs_show(pgq, queue):
     job = queue.enqueue("a", {"key": "value" * 40})
-    assert data("jobs", "show", job.id) == queue.get(job.id).as_dict()
+    assert data("jobs", "show", job.id) == {**queue.get(job.id).as_dict(), "parents": [], "children": []}
     assert "value" * 40 in pgq("jobs", "show", job.id).stdout
     assert_one_error(pgq("jobs", "show", 12345), 5, "no job 12345")
     assert_one_error(pgq("jobs", "show", 2**70), 2, "job id")

@@ -205,20 +205,23 @@ def test_the_systemd_unit_fits_the_dispatcher() -> None:
 
 def test_the_rights_that_the_security_page_names_are_enough_to_enqueue(dsn: str, sql: Callable[..., list[Any]]) -> None:
     rows = re.findall(r"^\| (\w+) `(\w+)`[^|]* \| ([^|]+) \|$", (ROOT / "SECURITY.md").read_text("utf-8"), re.MULTILINE)
-    assert len(rows) == 7
+    assert len(rows) == 10
     role = f"enqueuer_{os.getpid()}"
     sql(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
     try:
         for kind, name, rights in rows:
             thing = {"schema": f"SCHEMA {name}", "sequence": f"SEQUENCE pgqueue.{name}"}.get(kind, f"pgqueue.{name}")
             sql(f"GRANT {rights.replace('`', '')} ON {thing} TO {role}")
-        with Queue(make_conninfo(dsn, user=role, password=role)) as theirs:
+        with Queue(make_conninfo(dsn, user=role, password=role)) as theirs, Queue(dsn) as queue:
             job = theirs.enqueue("resize", {})
             first, second = (theirs.enqueue("resize", {}, unique_key="cat") for _ in range(2))
             assert (second.id, second.existing) == (first.id, True)
             assert theirs.enqueue("resize", unique_key="dog", unique_window=60).id
             assert len(theirs.enqueue_many([NewJob("resize")] * 300)) == 300
             assert theirs.get(job.id).state == "pending"
+            assert theirs.enqueue("resize", after=[job]).state == "waiting"
+            queue.cancel(job.id)
+            assert theirs.enqueue("resize", after=[job]).state == "cancelled"
     finally:
         sql(f"DROP OWNED BY {role}")
         sql(f"DROP ROLE {role}")

@@ -74,6 +74,19 @@ def test_a_delayed_and_a_retrying_job(queue, sql):
     assert (code, "retrying after error" in text) == ("retrying", True)
 
 
+def test_a_job_that_waits_for_others_names_them(queue, sql):
+    first, second = queue.enqueue("t"), queue.enqueue("t", delay=60)
+    job = queue.enqueue("t", after=[first, second])
+    code, text = said(queue, job)
+    assert (code, queue.explain(job.id).details) == ("parents", {"jobs": [first.id, second.id]})
+    assert f"waits for job {first.id} (pending), job {second.id} (scheduled)" in text
+    patient = queue.enqueue("t", after=[first], on_failure="wait")
+    queue.cancel(first.id)
+    assert f"waits for job {first.id} (cancelled)" in said(queue, patient)[1]
+    sql("DELETE FROM pgqueue.finished_jobs")
+    assert f"waits for job {first.id} (forgotten)" in said(queue, patient)[1]
+
+
 def test_an_expired_job(queue):
     job = queue.enqueue("t", expires_at=datetime.now(UTC) - timedelta(seconds=1))
     assert said(queue, job)[0] == "expired"

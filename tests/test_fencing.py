@@ -246,13 +246,13 @@ def test_a_zombie_s_completion_changes_nothing(dsn, queue, sql):
         sql("UPDATE pgqueue.jobs SET state = 'processing', attempt = 2, worker_id = %s, started_at = now()", mine)
         for attempt, worker in ((1, mine), (2, another), (3, mine)):
             outcome = Outcome(job.id, attempt, JobState.COMPLETED)
-            assert run_statement(connection, store.jobs.finish([outcome], [worker])) == set()
+            assert run_statement(connection, store.jobs.finish([outcome], [worker])) == {}
             again = Outcome(job.id, attempt, JobState.SCHEDULED)
             assert run_statement(connection, store.jobs.put_back([again], [worker])) == {}
         assert (queue.get(job.id).state, queue.get(job.id).attempt) == ("processing", 2)
         outcome = Outcome(job.id, 2, JobState.COMPLETED)
-        assert run_statement(connection, store.jobs.finish([outcome], [mine])) == {job.id}
-        assert run_statement(connection, store.jobs.finish([outcome], [mine])) == set()
+        assert run_statement(connection, store.jobs.finish([outcome], [mine])) == {job.id: False}
+        assert run_statement(connection, store.jobs.finish([outcome], [mine])) == {}
 
 
 def test_a_deposed_leader_s_writes_are_refused_by_the_server(dsn, sql):

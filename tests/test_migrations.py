@@ -19,7 +19,18 @@ from pgqueue.errors import DatabaseUnavailableError, SchemaError
 from pgqueue.store import statistics
 
 ROOT = Path(__file__).parents[1]
-TABLES = {"jobs", "finished_jobs", "leader", "workers", "job_types", "queues", "audit", "revisions"}
+TABLES = {
+    "jobs",
+    "finished_jobs",
+    "dependencies",
+    "waiters",
+    "leader",
+    "workers",
+    "job_types",
+    "queues",
+    "audit",
+    "revisions",
+}
 
 
 def alembic(*arguments: str, dsn: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -116,7 +127,7 @@ def test_four_starters_at_once_make_one_schema(empty_dsn):
             assert one.result().returncode == 0, one.result().stderr
     migrate.check(empty_dsn)
     with psycopg.connect(empty_dsn) as connection:
-        assert connection.execute("SELECT count(*) FROM pgqueue.revisions").fetchone() == (2,)
+        assert connection.execute("SELECT count(*) FROM pgqueue.revisions").fetchone() == (db.SCHEMA_LEVEL,)
         assert connection.execute(
             "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
             "WHERE locktype = 'advisory' AND datname = current_database()"
@@ -134,7 +145,7 @@ def test_the_revisions_run_from_the_root_directory(empty_dsn):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert alembic("current", dsn=empty_dsn, cwd=Path("/")).stdout.startswith("0002")
+    assert alembic("current", dsn=empty_dsn, cwd=Path("/")).stdout.startswith(f"{db.SCHEMA_LEVEL:04}")
 
 
 def test_the_sql_can_be_written_out_for_a_person_to_run(empty_dsn):

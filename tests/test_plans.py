@@ -21,7 +21,7 @@ from pgqueue import JobState, NewJob, Queue, db, sql, store
 from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.outcome import Outcome
 from pgqueue.store import Statement
-from pgqueue.store.jobs import Lane, LaneQuota, Mark
+from pgqueue.store.jobs import Lane, LaneQuota, Mark, Progress
 from pgqueue.worker.completer import SESSION
 
 ROWS = 200_000
@@ -195,6 +195,61 @@ def test_completion_reaches_its_rows_by_primary_key_and_never_by_the_processing_
     assert "Seq Scan on jobs" not in text, text
     assert "Bitmap" not in text, text
     assert "Tid Scan on jobs" in text, text
+
+
+def test_progress_is_written_by_primary_key_and_never_scans(session):
+    reports = [Progress((number * 10, 1), WORKER, 50.0, None) for number in range(1, 201)]
+    text = plan(as_completer(session), store.jobs.write_progress(reports, [WORKER]))
+    assert indexes(text) == {"jobs_pkey"}, text
+    assert "Seq Scan on jobs" not in text, text
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (store.dependencies.lock_parents([1, 2, 3]), "jobs_pkey"),
+        (store.dependencies.listen_for(1), "jobs_pkey"),
+        (store.dependencies.any_waiting(), "jobs_waiting"),
+    ],
+    ids=lambda item: getattr(item, "name", item),
+)
+def test_what_is_followed_and_what_waits_is_found_by_its_index(session, statement, index):
+    text = plan(as_session(session, "maintenance"), statement)
+    assert indexes(text) == {index}, text
+    assert "Seq Scan on jobs" not in text, text
+
+
+def test_settling_and_sweeping_read_little_of_a_full_table(full, session):
+    """The functions' own plans: what they read is counted, whatever the session is set to."""
+    as_completer(session).execute("SET jit = off")
+    with Queue(full) as queue:
+        parents = queue.enqueue_many([NewJob("x")] * 20)
+        for parent in parents:
+            queue.chain([NewJob("y", after=[parent]), NewJob("y", on_failure="wait", after=[parent])])
+    ids = [parent.id for parent in parents]
+
+    def read(call: str) -> int:
+        rows = session.execute(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) SELECT {call}".encode()).fetchall()
+        found = re.search(r"Buffers: shared hit=(\d+)(?: read=(\d+))?", "\n".join(row[0] for row in rows))
+        assert found, rows
+        return int(found[1]) + int(found[2] or 0)
+
+    def settle() -> int:
+        with session.transaction(force_rollback=True):
+            ended = [Outcome(number, 1, JobState.FAILED) for number in ids]
+            session.execute(
+                "UPDATE pgqueue.jobs SET worker_id = %s, state = 'processing', attempt = 1 WHERE id = ANY(%s)",
+                [WORKER, ids],
+            )
+            assert len(db.run(session, store.jobs.finish(ended, [WORKER], settled=True))) == 20
+            buffers = read(f"pgqueue.settle('{{{','.join(map(str, ids))}}}')")
+            assert session.execute("SELECT count(*) FROM pgqueue.finished_jobs WHERE type = 'y'").fetchone() == (20,)
+        return buffers
+
+    for first in (lambda: read("pgqueue.sweep(0, 1000)"), settle):
+        first()  # reads the catalogue as well, once in a session
+    assert read("pgqueue.sweep(0, 1000)") < 1000, "40 jobs wait, each for one"
+    assert settle() < 3000, "40 children go or stay; a scan of the jobs reads 200 000"
 
 
 def test_what_is_over_is_asked_by_primary_key(session):

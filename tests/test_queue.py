@@ -311,7 +311,8 @@ def test_a_newer_schema_serves_this_code_only_if_it_says_so(dsn, sql):
     assert caught.value.exit_code == 4
     sql("DELETE FROM pgqueue.revisions")
     sql("INSERT INTO pgqueue.revisions (number, serves_code_from) VALUES (0, 0)")
-    with Queue(dsn) as queue, pytest.raises(SchemaError, match="at level 0, this code needs 2: run `pgqueue migrate`"):
+    needed = f"at level 0, this code needs {db.SCHEMA_LEVEL}: run `pgqueue migrate`"
+    with Queue(dsn) as queue, pytest.raises(SchemaError, match=needed):
         queue.enqueue("a")
 
 

@@ -23,11 +23,12 @@ from hypothesis.stateful import (
 )
 from soak import SOAK, count, say
 
-from pgqueue import JobState, store
+from pgqueue import JobState, callers, store
 from pgqueue.db import run
 from pgqueue.errors import NotLeaderError
 from pgqueue.job import TRANSITIONS, NewJob, Reason, encode
 from pgqueue.outcome import JobLostError, JobReleasedError, decide
+from pgqueue.store import operations
 from pgqueue.store.jobs import Lane, LaneQuota, Mark
 from pgqueue.store.statement import Bell
 
@@ -67,7 +68,8 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.connection.execute(
-            "TRUNCATE moves, pgqueue.jobs, pgqueue.finished_jobs, pgqueue.workers, pgqueue.leader;"
+            "TRUNCATE moves, pgqueue.jobs, pgqueue.finished_jobs, pgqueue.dependencies, pgqueue.workers;"
+            "TRUNCATE pgqueue.leader;"
             "INSERT INTO pgqueue.leader (name) VALUES ('default')"
         )
         self.enqueued: set[int] = set()
@@ -78,6 +80,30 @@ class QueueMachine(RuleBasedStateMachine):
 
     def run(self, statement):
         return run(self.connection, statement)
+
+    def drive(self, operation):
+        with self.connection.transaction():
+            return callers.drive(self.connection, operation, "pgqueue")
+
+    def close(self, ids, reason):
+        """Jobs that end without a run, and those that fall with them."""
+        closed = self.drive(store.dependents.close(ids, JobState.CANCELLED, reason))
+        self.ended |= {one.id: "cancelled" for one in closed}
+        self.hear_of_the_fallen()
+        return [one.id for one in closed]
+
+    def finish(self, outcomes, workers):
+        """Runs that end, and what this brings for others; which ones did."""
+        with self.connection.transaction():
+            finished = self.run(store.jobs.finish(outcomes, workers, settled=True))
+            self.run(store.dependencies.settle([number for number, followed in finished.items() if followed]))
+        self.ended |= {one.id: one.state.value for one in outcomes if one.id in finished}
+        self.hear_of_the_fallen()
+        return set(finished)
+
+    def hear_of_the_fallen(self):
+        fallen = self.connection.execute("SELECT id FROM pgqueue.finished_jobs WHERE reason = 'parent_failed'")
+        self.ended |= {row[0]: "cancelled" for row in fallen}
 
     def fenced(self, term, *statements):
         with self.connection.transaction():
@@ -98,8 +124,22 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def enqueue(self, number, job_type, attempts, delay):
         new = [encode(NewJob(job_type, {}, max_attempts=attempts, delay=delay)) for _ in range(number)]
-        ids = [row[0] for row in self.run(store.enqueue.enqueue_many(new, BELL))]
+        return self.enqueued_ids(new)
+
+    @rule(
+        target=jobs,
+        parents=st.lists(jobs, min_size=1, max_size=3),
+        on_failure=st.sampled_from(["cancel", "run", "wait"]),
+        delay=st.sampled_from([None, 3600]),
+    )
+    def enqueue_after(self, parents, on_failure, delay):
+        """One that waits for others, whatever has become of them."""
+        return self.enqueued_ids([encode(NewJob(TYPES[0], {}, delay=delay, after=parents, on_failure=on_failure))])
+
+    def enqueued_ids(self, new):
+        ids = [job.id for job in self.drive(operations.enqueue_many(new, BELL, copy=False))]
         self.enqueued.update(ids)
+        self.hear_of_the_fallen()
         return multiple(*ids)
 
     @rule(target=claims, worker=st.integers(0, 1), quota=st.integers(1, LIMIT))
@@ -113,6 +153,7 @@ class QueueMachine(RuleBasedStateMachine):
         claimed = self.fenced(self.terms[-1], store.jobs.dispatch(lanes, self.workers[worker], self.terms[-1][1]))[0]
         for job in claimed:
             assert job.id not in self.ended, "a finished job was dispatched"
+            assert not self.run(store.dependencies.parents(job.id, is_open=True)), "it waits for others"
         return multiple(*claimed)
 
     @rule(claim=consumes(claims), ending=st.sampled_from(["result", "error", "released", "lost"]), twice=st.booleans())
@@ -125,21 +166,22 @@ class QueueMachine(RuleBasedStateMachine):
             "SELECT 1 FROM pgqueue.jobs WHERE id = %s AND attempt = %s AND worker_id = %s AND state = 'processing'",
             (claim.id, claim.attempt, claim.worker_id),
         ).fetchone()
-        make = store.jobs.finish if outcome.state.finished else store.jobs.put_back
-        written = self.run(make([outcome], [claim.worker_id]))
-        assert set(written) == ({claim.id} if current else set())
-        if written and outcome.state.finished:
-            self.ended[claim.id] = outcome.state.value
+
+        def write():
+            if outcome.state.finished:
+                return self.finish([outcome], [claim.worker_id])
+            return set(self.run(store.jobs.put_back([outcome], [claim.worker_id])))
+
+        assert write() == ({claim.id} if current else set())
         if twice:
-            assert not self.run(make([outcome], [claim.worker_id])), "the same run ended twice"
+            assert not write(), "the same run ended twice"
 
     @rule(job=jobs)
     def cancel(self, job):
         """One that has not started ends at once; a running one is told, and ends as it ends."""
-        closed = self.run(store.jobs.close([job], JobState.CANCELLED, Reason.CANCELLED))
-        if closed:
-            assert job not in self.ended
-            self.ended[job] = "cancelled"
+        ended = job in self.ended
+        if self.close([job], Reason.CANCELLED):
+            assert not ended
         elif self.run(store.jobs.request_cancel(job, BELL)):
             assert job not in self.ended
 
@@ -147,18 +189,14 @@ class QueueMachine(RuleBasedStateMachine):
     def told_to_stop_and_put_back(self):
         """The leader ends jobs that were told to stop while they ran and were put back all the same."""
         ids = self.run(store.jobs.lock_cancelled(100))
-        closed = self.run(store.jobs.close(ids, JobState.CANCELLED, Reason.CANCELLED))
-        assert [one.id for one in closed] == ids
-        self.ended |= dict.fromkeys(ids, "cancelled")
+        assert self.close(ids, Reason.CANCELLED) == sorted(ids)
 
     @rule(job=jobs)
     def expire(self, job):
         """A job that did not start in time is cancelled, one that runs goes on."""
         self.connection.execute("UPDATE pgqueue.jobs SET expires_at = now() WHERE id = %s", (job,))
         ids = self.run(store.jobs.lock_expired(100))
-        closed = self.run(store.jobs.close(ids, JobState.CANCELLED, Reason.EXPIRED))
-        assert [one.id for one in closed] == ids
-        self.ended |= dict.fromkeys(ids, "cancelled")
+        assert self.close(ids, Reason.EXPIRED) == sorted(ids)
 
     @rule(worker=st.integers(0, 1), deposed=st.booleans())
     def crash(self, worker, deposed):
@@ -172,14 +210,16 @@ class QueueMachine(RuleBasedStateMachine):
                 gone = self.run(store.workers.unknown_or_dead(self.workers))
                 stale = self.run(store.jobs.stale_of_workers(gone, 500))
                 outcomes = [decide(job, JobLostError("dead"), now=NOW, where="leader") for job in stale]
-                for finished, make in ((True, store.jobs.finish), (False, store.jobs.put_back)):
+                for finished, write in (
+                    (True, lambda part: self.finish(part, gone)),
+                    (False, lambda part: self.run(store.jobs.put_back(part, gone))),
+                ):
                     part = [one for one in outcomes if one.state.finished is finished]
                     if part:
-                        assert set(self.run(make(part, gone))) == {one.id for one in part}
+                        assert set(write(part)) == {one.id for one in part}
         except NotLeaderError:
             assert term != self.terms[-1]
             return
-        self.ended |= {one.id: one.state.value for one in outcomes if one.state.finished}
         assert not self.run(store.workers.beat(dead, 3600)), "a dead worker lives again"
         self.workers[worker] = self.new_worker()
 
@@ -220,6 +260,25 @@ class QueueMachine(RuleBasedStateMachine):
         assert len(live) + len(done) == len(self.enqueued)
         assert {*live, *(row[0] for row in done)} == self.enqueued
         assert dict(done) == self.ended
+
+    @invariant()
+    def who_waits_has_somebody_to_wait_for(self):
+        """Without the sweep: every end lets its children go on in its own transaction."""
+        wrong = self.connection.execute(
+            "SELECT id FROM pgqueue.jobs AS child WHERE (state = 'waiting' OR open_parents > 0) AND ("
+            " state <> 'waiting' OR open_parents <> (SELECT count(*) FROM pgqueue.dependencies "
+            "   WHERE child_id = child.id AND open)"
+            " OR NOT EXISTS (SELECT FROM pgqueue.dependencies LEFT JOIN pgqueue.jobs AS parent ON parent.id = parent_id"
+            "   WHERE child_id = child.id AND open AND (parent.id IS NOT NULL OR child.on_failure = 'wait')))"
+        ).fetchall()
+        assert wrong == []
+
+    @rule()
+    def sweep(self):
+        """The sweep finds nothing to do: nothing was missed."""
+        before = self.connection.execute("SELECT id, xmin::text FROM pgqueue.jobs ORDER BY id").fetchall()
+        self.fenced(self.terms[-1], store.dependencies.sweep(0, 1000))
+        assert self.connection.execute("SELECT id, xmin::text FROM pgqueue.jobs ORDER BY id").fetchall() == before
 
     @invariant()
     def limits_hold(self):

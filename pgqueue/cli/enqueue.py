@@ -12,6 +12,7 @@ import click
 
 from pgqueue.cli import output
 from pgqueue.cli.options import database_options, json_option, load, settings_options
+from pgqueue.job import Job, JobState
 
 if TYPE_CHECKING:
     from pgqueue.errors import PgQueueError
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 @click.option("--expires-at", metavar="TIME", help="Cancel it if it has not started by then: ISO 8601 with a zone.")
 @click.option("--backoff", metavar="KIND[:BASE[:CAP]]", help="How long it waits after an error, such as fixed:5.")
 @click.option("--header", "headers", multiple=True, metavar="KEY=VALUE", help="Text the handler gets; repeatable.")
+@click.option("--after", type=int, multiple=True, metavar="ID", help="Run it when this job has ended; repeatable.")
+@click.option("--on-failure", metavar="cancel|run|wait", help="What a parent's failure means.  [default: cancel]")
+@click.option(
+    "--wait", is_flag=True, help="Wait until it is finished and print it: exit code 1 unless it is completed."
+)
+@click.option("--wait-timeout", type=float, metavar="SECONDS", help="With --wait: at most this long, then exit code 7.")
 @json_option
 @settings_options("leader_name")
 @database_options
@@ -57,13 +64,21 @@ def enqueue(  # noqa: PLR0917 - click passes them all by name
     expires_at: str | None,
     backoff: str | None,
     headers: tuple[str, ...],
+    after: tuple[int, ...],
+    on_failure: str | None,
+    wait: bool,
+    wait_timeout: float | None,
     **given: Any,
 ) -> None:
     """Make a job and print its id, or the job with --json.
 
     The payload is a JSON object: an argument, - for stdin, or @FILE. No handler is needed here.
     """
+    from pgqueue.errors import InvalidArgumentError
     from pgqueue.queue import Queue
+
+    if wait_timeout is not None and not wait:
+        raise InvalidArgumentError("--wait-timeout is given without --wait")
 
     run_at = None if at is None else parse_time(at)
     expiry = None if expires_at is None else parse_time(expires_at, "--expires-at")
@@ -86,15 +101,32 @@ def enqueue(  # noqa: PLR0917 - click passes them all by name
             expires_at=expiry,
             backoff=backoff,
             headers=parse_headers(headers),
+            after=after or None,
+            on_failure=on_failure,
         )
-    if job.replaced:
-        output.say(f"job {job.id} has this unique key: it takes this payload and time")
-    elif job.existing:
-        output.say(f"job {job.id} has this unique key and is {job.state}: nothing was enqueued")
-    if as_json:
+        if job.replaced:
+            output.say(f"job {job.id} has this unique key: it takes this payload and time")
+        elif job.existing:
+            output.say(f"job {job.id} has this unique key and is {job.state}: nothing was enqueued")
+        if wait:
+            job = client.wait(job, wait_timeout)
+    if wait:
+        output.echo_record(_finished(job, as_json=as_json), as_json=as_json)
+        if job.state is not JobState.COMPLETED:
+            raise click.exceptions.Exit(1)
+    elif as_json:
         output.echo_json(job.as_dict())
     else:
         output.echo(str(job.id))
+
+
+def _finished(job: Job, *, as_json: bool) -> dict[str, Any]:
+    """What there is to say of a finished job."""
+    if as_json:
+        return job.as_dict()
+    error = job.errors[-1] if job.errors else {}
+    told = {"id": job.id, "state": job.state, "reason": job.reason, "result": job.result, "error": error.get("message")}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def parse_headers(words: tuple[str, ...]) -> dict[str, str] | None:

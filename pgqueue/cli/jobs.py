@@ -15,6 +15,7 @@ from pgqueue.job import Job, JobFilter, JobState, Reason
 
 if TYPE_CHECKING:
     from pgqueue.queue import Queue
+    from pgqueue.store.dependencies import Relative
 
 
 def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,15 +72,19 @@ def list_jobs(limit: int, before: int | None, as_json: bool, **given: Any) -> No
 @json_option
 @database_options
 def show_job(job_id: int, as_json: bool, **given: Any) -> None:
-    """Show one job with its payload, result and errors; exit code 5 without it."""
+    """Show one job with its payload, result and errors, and what waits for what; exit code 5 without it."""
     from pgqueue.inspector import Inspector
 
     with Inspector(settings=load(given)) as inspector:
         job = inspector.job(job_id)
+        parents, children = inspector.parents(job_id), inspector.children(job_id)
+    related = {"parents": parents, "children": children}
     if as_json:
-        output.echo_json(job.as_dict())
+        listed = {name: [dataclasses.asdict(one) for one in some] for name, some in related.items()}
+        output.echo_json({**job.as_dict(), **listed})
         return
     record = {name: getattr(job, name) for name in job.as_dict() if name not in {"errors", "existing"}}
+    record |= {name: _relatives(some) for name, some in related.items() if some}
     output.echo_record(record, as_json=False)
     for entry in job.errors:
         output.echo(f"error in attempt {entry.get('attempt')}, {entry.get('at')}, on {entry.get('where')}:")
@@ -265,6 +270,10 @@ def _changed(job_id: int, change: Callable[[Queue], None], as_json: bool, given:
     output.say(f"job {job_id} is {job.state}, due {job.run_at:%Y-%m-%d %H:%M:%S%z}, priority {job.priority}")
     if as_json:
         output.echo_json(job.as_dict())
+
+
+def _relatives(relatives: list[Relative]) -> str:
+    return ", ".join(f"{one.id} {one.state or 'forgotten'}" for one in relatives)
 
 
 _COLUMNS = ("id", "type", "queue", "state", "reason", "attempt", "created", "took", "payload")

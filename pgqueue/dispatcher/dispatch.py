@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from pgqueue import db, store
+from pgqueue import callers, db, store
 from pgqueue.clock import clock
 from pgqueue.dispatcher.bell import Doorbell
 from pgqueue.dispatcher.budget import Budget
@@ -362,8 +362,8 @@ class Dispatch(Service):
                 by_type.setdefault(job_type, []).append(job_id)
             for job_type, ids in sorted(by_type.items(), key=lambda item: min(item[1])):
                 error = {"class": "UnknownJobTypeError", "message": f"unknown job type: {job_type}", "where": "leader"}
-                close = store.jobs.close(ids, JobState.FAILED, Reason.UNKNOWN_TYPE, error)
-                failed += [closed.type for closed in await db.arun(connection, close, self._schema)]
+                close = store.dependents.close(ids, JobState.FAILED, Reason.UNKNOWN_TYPE, error)
+                failed += [closed.type for closed in await callers.adrive(connection, close, self._schema)]
         return failed
 
     def _try(self) -> None:

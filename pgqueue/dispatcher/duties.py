@@ -27,6 +27,7 @@ from pgqueue.dispatcher.reap import Reaper
 from pgqueue.dispatcher.running import Running, RunningSet
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions
+from pgqueue.dispatcher.sweep import Sweeper
 from pgqueue.errors import PgQueueError
 from pgqueue.events import EventBus
 from pgqueue.store.jobs import Run
@@ -86,12 +87,14 @@ class Duties:
             on_changed=self._dispatch.changed,
         )
         self._expirer = Expirer(self._maintenance, schema, settings.job_poll_interval)
+        self._sweeper = Sweeper(self._maintenance, settings.job_poll_interval)
         self._pruner = Pruner(self._maintenance, settings)
         self.services: Sequence[Service] = (
             self._dispatch,
             self._promoter,
             self._reaper,
             self._expirer,
+            self._sweeper,
             self._pruner,
         )
         self._preparing_since: float | None = clock()

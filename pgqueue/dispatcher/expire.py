@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from pgqueue import db, store
+from pgqueue import callers, db, store
 from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.service import Service
 from pgqueue.job import JobState, Reason
@@ -53,8 +53,8 @@ class Expirer(Service):
             ):
                 ids = await db.arun(connection, lock, self._schema)
                 if ids:
-                    close = store.jobs.close(ids, JobState.CANCELLED, reason)
-                    closed = await db.arun(connection, close, self._schema)
+                    close = store.dependents.close(ids, JobState.CANCELLED, reason)
+                    closed = await callers.adrive(connection, close, self._schema)
                     number += len(closed)
         if number:
             logger.info("%d jobs are cancelled: expired, or told to stop", number)

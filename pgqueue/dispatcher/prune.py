@@ -17,6 +17,7 @@ from pgqueue.errors import DatabaseError, DatabaseUnavailableError
 logger = logging.getLogger(__name__)
 
 INTERVAL = 3600.0  # seconds
+PAGE = 1000  # dependencies looked at in one fenced transaction
 
 
 class Pruner(Service):
@@ -34,6 +35,7 @@ class Pruner(Service):
         await self.create_ahead()
         await self._maintenance.plain(store.workers.forget_dead())
         await self._maintenance.fenced(store.rate_buckets.forget_buckets(), store.unique_keys.forget_keys())
+        await self._forget_dependencies()
         settings = self._settings
         expired = await self._maintenance.plain(
             store.statistics.expired_partitions(
@@ -53,6 +55,11 @@ class Pruner(Service):
             except DatabaseError as error:
                 logger.info("history: %s is in use, tried again later: %s", leaf, error)
         return INTERVAL
+
+    async def _forget_dependencies(self) -> None:
+        last: tuple[int, int] | None = (0, 0)
+        while last is not None:
+            (last,) = await self._maintenance.fenced(store.dependencies.forget(*last, PAGE))
 
     async def create_ahead(self) -> None:
         """Make every missing day from yesterday to 14 days ahead; before a term's first dispatch.

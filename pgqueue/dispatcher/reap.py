@@ -151,8 +151,10 @@ class Reaper(Service):
         workers = list({job.worker_id for job in jobs if job.worker_id is not None})
         written: set[int] = set()
         if ended := [outcome for outcome in outcomes if outcome.state.finished]:
-            finished = await db.arun(connection, store.jobs.finish(ended, workers), self._schema)
-            written |= finished
+            finished = await db.arun(connection, store.jobs.finish(ended, workers, settled=True), self._schema)
+            if followed := [number for number, is_followed in finished.items() if is_followed]:
+                await db.arun(connection, store.dependencies.settle(followed), self._schema)
+            written |= finished.keys()
         if back := [outcome for outcome in outcomes if not outcome.state.finished]:
             put_back = await db.arun(connection, store.jobs.put_back(back, workers), self._schema)
             written |= put_back.keys()

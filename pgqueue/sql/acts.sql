@@ -57,6 +57,7 @@ SELECT id, CAST(pg_notify(%(control_channel)s, 'cancel ' || id) AS text) FROM to
 -- name: replay
 -- New jobs from finished ones, each after its delay and with its own payload, or all with that of `payload`.
 -- None where a live job holds the unique key; keys are taken in the order of their hashes, as in jobs.enqueue_many.
+-- `waiting`: what they wait for is said next, in the same transaction.
 WITH wanted AS MATERIALIZED (
   SELECT job.*, clock_timestamp() + make_interval(secs => item.delay) AS due, item.delay, item.position,
          sha256(convert_to(job.type, 'UTF8') || decode('00', 'hex') || convert_to(job.unique_key, 'UTF8')) AS hash
@@ -64,13 +65,14 @@ WITH wanted AS MATERIALIZED (
   JOIN pgqueue.finished_jobs AS job ON job.id = item.id
 )
 INSERT INTO pgqueue.jobs (type, queue, priority, payload, state, run_at, max_attempts, timeout, unique_key, unique_hash,
-                          concurrency_key, unique_scope, backoff, headers, replay_of)
+                          concurrency_key, unique_scope, backoff, headers, replay_of, on_failure)
 SELECT type, queue, priority, coalesce(CAST(CAST(%(payload)s AS text) AS jsonb), payload),
-       CASE WHEN delay > 0 THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state, due, max_attempts, timeout,
-       unique_key, hash, concurrency_key, unique_scope, backoff, headers, id
+       CASE WHEN CAST(%(waiting)s AS boolean) THEN 'waiting' WHEN delay > 0 THEN 'scheduled'
+            ELSE 'pending' END::pgqueue.job_state, due, max_attempts, timeout,
+       unique_key, hash, concurrency_key, unique_scope, backoff, headers, id, on_failure
 FROM wanted ORDER BY hash, position
 ON CONFLICT (unique_hash) WHERE unique_hash IS NOT NULL DO NOTHING
-RETURNING id
+RETURNING id, replay_of
 
 -- name: purge
 -- Forget dead letters and cancelled jobs: the one DELETE on the history.
@@ -96,7 +98,8 @@ ORDER BY grouped.number DESC, grouped.id DESC LIMIT CAST(%(limit)s AS bigint)
 -- Newest first, a page below `before`: jobs, live and finished, that a filter chooses; ages count as above.
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
-       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text)
+       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
+       CAST(progress AS text)
 FROM pgqueue.all_jobs
 WHERE (CAST(%(state)s AS text) IS NULL OR CAST(%(state)s AS pgqueue.job_state) = state)
   AND (CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text))

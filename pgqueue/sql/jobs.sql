@@ -36,18 +36,19 @@ WITH input AS MATERIALIZED (
               CAST(%(max_attempts)s AS integer[]), CAST(%(timeouts)s AS double precision[]),
               CAST(%(unique_keys)s AS text[]), CAST(%(unique_hashes)s AS text[]), CAST(%(concurrency_keys)s AS text[]),
               CAST(%(unique_scopes)s AS text[]), CAST(%(expires_ats)s AS text[]), CAST(%(backoffs)s AS text[]),
-              CAST(%(headers)s AS text[]))
+              CAST(%(headers)s AS text[]), CAST(%(open_parents)s AS integer[]), CAST(%(on_failures)s AS text[]))
        WITH ORDINALITY AS item(type, queue, priority, payload, run_at_text, delay, max_attempts, timeout,
                                unique_key, unique_hash, concurrency_key, unique_scope, expires_at, backoff, headers,
-                               position)
+                               open_parents, on_failure, position)
 ), job AS (
   INSERT INTO pgqueue.jobs (id, type, queue, priority, payload, state, run_at, max_attempts, timeout, unique_key,
-                            unique_hash, concurrency_key, unique_scope, expires_at, backoff, headers)
+                            unique_hash, concurrency_key, unique_scope, expires_at, backoff, headers, open_parents, on_failure)
   OVERRIDING SYSTEM VALUE
   SELECT id, type, queue, priority, CAST(payload AS jsonb),
-         CASE WHEN due > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state,
+         CASE WHEN open_parents > 0 THEN 'waiting'
+              WHEN due > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state,
          due, max_attempts, timeout, unique_key, decode(unique_hash, 'hex'), concurrency_key, unique_scope,
-         CAST(expires_at AS timestamptz), backoff, CAST(headers AS jsonb)
+         CAST(expires_at AS timestamptz), backoff, CAST(headers AS jsonb), open_parents, on_failure
   FROM input ORDER BY unique_hash, position
   ON CONFLICT (unique_hash) WHERE unique_hash IS NOT NULL DO NOTHING
   RETURNING id, CAST(state AS text) AS state, run_at, created_at
@@ -62,11 +63,13 @@ FROM input CROSS JOIN bell LEFT JOIN job ON job.id = input.id ORDER BY input.pos
 -- The live jobs that hold these unique keys.
 SELECT encode(unique_hash, 'hex'), id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
-       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text)
+       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
+       CAST(progress AS text)
 FROM pgqueue.jobs WHERE unique_hash = ANY(ARRAY(SELECT decode(hash, 'hex') FROM unnest(CAST(%(hashes)s AS text[])) AS hash))
 
 -- name: replace
--- Debounce: the live job of this unique key takes the new payload and time, if it never started.
+-- Debounce: the live job of this unique key takes the new payload and time, if it never started. One that waits for
+-- others goes on waiting for them.
 WITH due AS MATERIALIZED (
   SELECT coalesce(CAST(CAST(%(run_at)s AS text) AS timestamptz),
                   clock_timestamp() + make_interval(secs => CAST(%(delay)s AS double precision)),
@@ -74,12 +77,15 @@ WITH due AS MATERIALIZED (
 )
 UPDATE pgqueue.jobs AS job
 SET payload = CAST(%(payload)s AS jsonb), run_at = due.run_at,
-    state = CASE WHEN due.run_at > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state
+    state = CASE WHEN job.open_parents > 0 THEN 'waiting' WHEN due.run_at > clock_timestamp() THEN 'scheduled'
+                 ELSE 'pending' END::pgqueue.job_state
 FROM due
-WHERE job.unique_hash = decode(CAST(%(hash)s AS text), 'hex') AND job.attempt = 0 AND job.state IN ('scheduled', 'pending')
+WHERE job.unique_hash = decode(CAST(%(hash)s AS text), 'hex') AND job.attempt = 0
+  AND job.state IN ('scheduled', 'waiting', 'pending')
 RETURNING job.id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
           timeout, job.run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
-          reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text)
+          reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
+          CAST(progress AS text)
 
 -- name: reschedule
 -- Another due time for a job that has not started; NULL: now.
@@ -115,14 +121,16 @@ SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(%(bell_class)s, %(bell_key
 -- One job, hot or finished.
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
-       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text)
+       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
+       CAST(progress AS text)
 FROM pgqueue.all_jobs WHERE id = %(id)s
 
 -- name: list_jobs
 -- Newest first, a page below `before`; NULL filters match all.
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
-       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text)
+       reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
+       CAST(progress AS text)
 FROM pgqueue.all_jobs
 WHERE (CAST(%(state)s AS text) IS NULL OR state = CAST(%(state)s AS pgqueue.job_state))
   AND (CAST(%(type)s AS text) IS NULL OR type = %(type)s)
@@ -136,22 +144,23 @@ SELECT id FROM pgqueue.jobs WHERE id = %(id)s AND state IN ('scheduled', 'waitin
 
 -- name: close
 -- The one way a job ends without (another) run: out of the hot table, into the history. `error` is one entry or NULL.
+-- Those that are followed are settled in the same transaction.
 WITH gone AS (
   DELETE FROM pgqueue.jobs WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('scheduled', 'waiting', 'pending') RETURNING *
 ), kept AS (
   INSERT INTO pgqueue.finished_jobs
     (id, created_at, run_at, started_at, finished_at, epoch, timeout, attempt, max_attempts, released, priority, state,
      worker_id, type, queue, unique_key, unique_hash, concurrency_key, reason, payload, result, errors, expires_at,
-     replay_of, losses, unique_scope, backoff, headers)
+     replay_of, losses, unique_scope, backoff, headers, on_failure, progress)
   SELECT id, created_at, run_at, started_at, clock_timestamp(), epoch, timeout, attempt, max_attempts, released, priority,
          CAST(%(state)s AS pgqueue.job_state), worker_id, type, queue, unique_key, unique_hash, concurrency_key,
          %(reason)s, payload, result,
          CASE WHEN CAST(%(error)s AS text) IS NULL THEN errors ELSE jsonb_path_query_array(
            coalesce(errors, '[]') || CAST(CAST(%(error)s AS text) AS jsonb), '$[last - 4 to last]') END,
-         expires_at, replay_of, losses, unique_scope, backoff, headers
+         expires_at, replay_of, losses, unique_scope, backoff, headers, on_failure, progress
   FROM gone
 )
-SELECT id, type FROM gone ORDER BY id
+SELECT id, type, followed FROM gone ORDER BY id
 
 -- name: lanes
 -- The lanes with pending jobs and what stands first in each, by a loose index scan: one probe a lane, however many
@@ -243,34 +252,63 @@ RETURNING id, type, CAST(payload AS text), queue, priority, attempt, max_attempt
 -- The one way a processing job ends: fenced by id, attempt, worker and state; out of the hot table, into the history.
 -- The state is compared as text so that the index on processing rows cannot be used (it lures the planner);
 -- locked rows are skipped and retried by the caller, so that one of them does not hold up a batch.
--- Of a job's errors the last five are kept.
+-- Jobs that are followed are told apart, and ended only where the caller says that it settles them (dependencies.settle
+-- in the same transaction). Of a job's errors the last five are kept.
 WITH outcome AS MATERIALIZED (
-  SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[], %(states)s::text[], %(reasons)s::text[],
-                       %(results)s::text[], %(errors)s::text[], %(max_attempts)s::integer[], %(losts)s::boolean[])
+  SELECT * FROM unnest(CAST(%(ids)s AS bigint[]), CAST(%(attempts)s AS integer[]), CAST(%(states)s AS text[]),
+                       CAST(%(reasons)s AS text[]), CAST(%(results)s AS text[]), CAST(%(errors)s AS text[]),
+                       CAST(%(max_attempts)s AS integer[]), CAST(%(losts)s AS boolean[]))
     AS outcome(id, attempt, state, reason, result, error, max_attempts, lost)
 ), locked AS MATERIALIZED (
-  SELECT outcome.*, job.place FROM outcome CROSS JOIN LATERAL (
-    SELECT ctid AS place FROM pgqueue.jobs
-    WHERE id = outcome.id AND attempt = outcome.attempt AND worker_id = ANY(%(worker_ids)s::uuid[])
+  SELECT outcome.*, job.place, job.followed FROM outcome CROSS JOIN LATERAL (
+    SELECT ctid AS place, followed FROM pgqueue.jobs
+    WHERE id = outcome.id AND attempt = outcome.attempt AND worker_id = ANY(CAST(%(worker_ids)s AS uuid[]))
       AND CAST(state AS text) = 'processing'
     FOR UPDATE SKIP LOCKED) AS job
 ), gone AS (
-  DELETE FROM pgqueue.jobs WHERE ctid = ANY(ARRAY(SELECT place FROM locked)) RETURNING *
+  DELETE FROM pgqueue.jobs
+  WHERE ctid = ANY(ARRAY(SELECT place FROM locked WHERE NOT followed OR CAST(%(settled)s AS boolean))) RETURNING *
+), kept AS (
+  INSERT INTO pgqueue.finished_jobs
+    (id, created_at, run_at, started_at, finished_at, epoch, timeout, attempt, max_attempts, released, priority, state,
+     worker_id, type, queue, unique_key, unique_hash, concurrency_key, reason, payload, result, errors,
+     expires_at, replay_of, losses, unique_scope, backoff, headers, on_failure, progress)
+  SELECT gone.id, gone.created_at, gone.run_at, gone.started_at, clock_timestamp(), gone.epoch, gone.timeout,
+         gone.attempt, coalesce(gone.max_attempts, locked.max_attempts), gone.released, gone.priority,
+         CAST(locked.state AS pgqueue.job_state), gone.worker_id, gone.type, gone.queue, gone.unique_key,
+         gone.unique_hash, gone.concurrency_key, locked.reason, gone.payload, CAST(locked.result AS jsonb),
+         CASE WHEN locked.error IS NULL THEN gone.errors ELSE
+           jsonb_path_query_array(coalesce(gone.errors, '[]') || CAST(locked.error AS jsonb), '$[last - 4 to last]') END,
+         gone.expires_at, gone.replay_of, gone.losses + CASE WHEN locked.lost THEN 1 ELSE 0 END, gone.unique_scope,
+         gone.backoff, gone.headers, gone.on_failure, gone.progress
+  FROM gone JOIN locked ON locked.id = gone.id
+  RETURNING id
 )
-INSERT INTO pgqueue.finished_jobs
-  (id, created_at, run_at, started_at, finished_at, epoch, timeout, attempt, max_attempts, released, priority, state,
-   worker_id, type, queue, unique_key, unique_hash, concurrency_key, reason, payload, result, errors,
-   expires_at, replay_of, losses, unique_scope, backoff, headers)
-SELECT gone.id, gone.created_at, gone.run_at, gone.started_at, clock_timestamp(), gone.epoch, gone.timeout, gone.attempt,
-       coalesce(gone.max_attempts, locked.max_attempts), gone.released, gone.priority,
-       CAST(locked.state AS pgqueue.job_state), gone.worker_id, gone.type, gone.queue, gone.unique_key, gone.unique_hash,
-       gone.concurrency_key, locked.reason, gone.payload, CAST(locked.result AS jsonb),
-       CASE WHEN locked.error IS NULL THEN gone.errors ELSE
-         jsonb_path_query_array(coalesce(gone.errors, '[]') || CAST(locked.error AS jsonb), '$[last - 4 to last]') END,
-       gone.expires_at, gone.replay_of, gone.losses + CASE WHEN locked.lost THEN 1 ELSE 0 END, gone.unique_scope,
-       gone.backoff, gone.headers
-FROM gone JOIN locked ON locked.id = gone.id
-RETURNING id
+SELECT id, false FROM kept UNION ALL SELECT id, true FROM locked WHERE followed
+
+-- name: lock_run
+-- This run, if it is the job's own still, waiting for whoever holds the row: complete_in does so before it ends it.
+SELECT id FROM pgqueue.jobs
+WHERE id = CAST(%(id)s AS bigint) AND attempt = CAST(%(attempt)s AS integer)
+  AND worker_id = CAST(CAST(%(worker_id)s AS text) AS uuid) AND CAST(state AS text) = 'processing'
+FOR UPDATE
+
+-- name: write_progress
+-- How far runs are, fenced like finish.
+WITH report AS MATERIALIZED (
+  SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[], %(percents)s::double precision[],
+                       %(messages)s::text[]) AS report(id, attempt, percent, message)
+), locked AS MATERIALIZED (
+  SELECT report.*, job.place FROM report CROSS JOIN LATERAL (
+    SELECT ctid AS place FROM pgqueue.jobs
+    WHERE id = report.id AND attempt = report.attempt AND worker_id = ANY(%(worker_ids)s::uuid[])
+      AND CAST(state AS text) = 'processing'
+    FOR UPDATE SKIP LOCKED) AS job
+)
+UPDATE pgqueue.jobs AS job
+SET progress = jsonb_build_object('percent', locked.percent, 'message', locked.message, 'at', clock_timestamp())
+FROM locked WHERE job.ctid = ANY(ARRAY(SELECT place FROM locked)) AND job.id = locked.id
+RETURNING job.id
 
 -- name: put_back
 -- A processing job that will run again: scheduled after a delay, or pending at its old place when released.

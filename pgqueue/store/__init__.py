@@ -5,6 +5,8 @@ from __future__ import annotations
 from pgqueue.store import (
     acts,
     configuration,
+    dependencies,
+    dependents,
     doctor,
     enqueue,
     explain,
@@ -23,6 +25,8 @@ __all__ = [
     "Statement",
     "acts",
     "configuration",
+    "dependencies",
+    "dependents",
     "doctor",
     "enqueue",
     "explain",

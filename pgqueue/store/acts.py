@@ -14,6 +14,8 @@ from pgqueue.store.statement import Bell, Row, Statement, nothing
 
 Match = tuple[int, str]
 """A job's id and queue."""
+Replay = tuple[int, int]
+"""The ids of a new job and of the one it runs again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,12 @@ def request_cancels(ids: Sequence[int], bell: Bell) -> Statement[list[int]]:
     return Statement("acts.request_cancels", params, _ids)
 
 
-def replay(ids: Sequence[int], delays: Sequence[float], payload: str | None = None) -> Statement[list[int]]:
-    """New jobs from these finished ones; the result is the new ids, fewer where unique keys are taken."""
-    params = {"ids": list(ids), "delays": list(delays), "payload": payload}
-    return Statement("acts.replay", params, _ids)
+def replay(
+    ids: Sequence[int], delays: Sequence[float], payload: str | None = None, *, waiting: bool = False
+) -> Statement[list[Replay]]:
+    """New jobs from these finished ones, fewer where unique keys are taken; `waiting`: for others, said next."""
+    params = {"ids": list(ids), "delays": list(delays), "payload": payload, "waiting": waiting}
+    return Statement("acts.replay", params, lambda rows: [(row[0], row[1]) for row in rows])
 
 
 def purge(ids: Sequence[int]) -> Statement[list[int]]:

@@ -51,6 +51,8 @@ def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell) -> Statement[list[Inser
         "expires_ats": [job.expires_at.isoformat() if job.expires_at else None for job in jobs],
         "backoffs": [job.backoff for job in jobs],
         "headers": [json.dumps(job.headers) if job.headers else None for job in jobs],
+        "open_parents": [job.open_parents for job in jobs],
+        "on_failures": [job.on_failure for job in jobs],
         **bell.params,
     }
     return Statement("jobs.enqueue_many", params, lambda rows: [tuple(row) for row in rows])

@@ -17,6 +17,20 @@ Run = tuple[int, int]
 """A job's id and attempt: the fence of one run."""
 
 
+Finished = dict[int, bool]
+"""Ids of runs that end, True for a job that is followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is, in per cent, and what it says."""
+
+    run: Run
+    worker_id: UUID
+    percent: float
+    message: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """A lane's low-water mark: dispatch looks only above it until the next full scan."""
@@ -51,10 +65,11 @@ class LaneHead:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A job that was ended without a run."""
+    """A job that was ended without a run; if `followed`, it is to be settled."""
 
     id: int
     type: str
+    followed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +123,7 @@ def lock_unstarted(job_id: int) -> Statement[bool]:
 def close(
     ids: Sequence[int], state: JobState, reason: Reason, error: dict[str, Any] | None = None
 ) -> Statement[list[Closed]]:
-    """End jobs that have not started (again)."""
+    """End jobs that have not started (again); `dependents.close` settles them too."""
     params = {
         "ids": list(ids),
         "state": state.value,
@@ -193,14 +208,36 @@ def dispatch(quotas: Sequence[LaneQuota], worker_id: UUID, epoch: int) -> Statem
     return Statement("jobs.dispatch", params, parse)
 
 
-def finish(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> Statement[set[int]]:
-    """End runs; the result is the ids that were ended, the others are fenced out or locked."""
+def finish(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID], *, settled: bool = False) -> Statement[Finished]:
+    """End runs, those of followed jobs only if they are `settled` in the same transaction.
+
+    The result has the ids that are this run's, True where the job is followed; the others are fenced out or locked.
+    """
     params = {
         **_fences(outcomes, worker_ids),
-        "results": [None if outcome.result is None else outcome.result for outcome in outcomes],
+        "results": [outcome.result for outcome in outcomes],
         "max_attempts": [outcome.max_attempts for outcome in outcomes],
+        "settled": settled,
     }
-    return Statement("jobs.finish", params, lambda rows: {row[0] for row in rows})
+    return Statement("jobs.finish", params, lambda rows: {row[0]: row[1] for row in rows})
+
+
+def lock_run(job_id: int, attempt: int, worker_id: UUID) -> Statement[bool]:
+    """Lock the job if this run is its own still, however long that takes; False if it is not."""
+    params = {"id": job_id, "attempt": attempt, "worker_id": str(worker_id)}
+    return Statement("jobs.lock_run", params, bool)
+
+
+def write_progress(reports: Sequence[Progress], worker_ids: Sequence[UUID]) -> Statement[set[int]]:
+    """What these runs say of how far they are; the ids that were written, the others are fenced out or locked."""
+    params = {
+        "ids": [report.run[0] for report in reports],
+        "attempts": [report.run[1] for report in reports],
+        "percents": [report.percent for report in reports],
+        "messages": [report.message for report in reports],
+        "worker_ids": list(worker_ids),
+    }
+    return Statement("jobs.write_progress", params, lambda rows: {row[0] for row in rows})
 
 
 def put_back(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> Statement[dict[int, bool]]:
@@ -226,7 +263,7 @@ def _fences(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> dict[str
         "reasons": [outcome.reason.value if outcome.reason else None for outcome in outcomes],
         "errors": [json.dumps(outcome.error) if outcome.error else None for outcome in outcomes],
         "losts": [outcome.lost for outcome in outcomes],
-        "worker_ids": list(worker_ids),
+        "worker_ids": [str(worker_id) for worker_id in worker_ids],
     }
 
 
@@ -326,13 +363,14 @@ def cancel_requests(worker_id: UUID) -> Statement[list[Run]]:
 
 
 def job_of(row: Row, *, existing: bool = False) -> Job:
-    """A `Job` of the 26 columns that `get`, `list_jobs` and `live_by_unique_hash` select."""
+    """A `Job` of the 27 columns that `get`, `list_jobs` and `live_by_unique_hash` select."""
     return Job(
         id=row[0], type=row[1], payload=_json(row[2]), queue=row[3], state=JobState(row[4]), priority=row[5],
         attempt=row[6], max_attempts=row[7], released=row[8], timeout=row[9], run_at=row[10], created_at=row[11],
         started_at=row[12], finished_at=row[13], worker_id=row[14], epoch=row[15], unique_key=row[16],
         concurrency_key=row[17], reason=row[18], result=_json(row[19]), errors=_json(row[20]) or [], existing=existing,
         expires_at=row[21], replay_of=row[22], losses=row[23], backoff=row[24], headers=_json(row[25]),
+        progress=_json(row[26]),
     )  # fmt: skip
 
 

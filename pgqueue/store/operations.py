@@ -1,22 +1,23 @@
 """What takes more than one statement, written once for sync and async: generators that yield steps.
 
-A step is a `Statement` or a `CopyRows`; the runner (db.drive, db.adrive) executes it and sends the result back.
+A step is a `Statement` or a `CopyRows`; the runner (callers.drive, adrive) executes it and sends the result back.
 Pure: no driver, no I/O. Each runs inside one transaction of the runner's choosing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
+from uuid import UUID
 
-from pgqueue.errors import ConflictError, DuplicateJobError, JobNotFoundError, QueueFullError
+from pgqueue.errors import ConflictError, DuplicateJobError, JobNotFoundError, QueueFullError, StaleRunError
 from pgqueue.job import EncodedJob, Job, JobFilter, JobState, Reason, hash_of
-from pgqueue.store import acts, jobs, unique_keys
+from pgqueue.outcome import Outcome
+from pgqueue.store import acts, dependencies, dependents, jobs, unique_keys
 from pgqueue.store import enqueue as incoming
-from pgqueue.store.statement import Bell, Statement
+from pgqueue.store.statement import Bell, CopyRows, Operation, Statement
 
 T = TypeVar("T")
 COPY_FROM = 200
@@ -24,18 +25,6 @@ COPY_FROM = 200
 CHUNK = 1000
 """Rows of one INSERT or one chunk of a stream; bounds memory."""
 UNIQUE_TRIES = 10
-
-
-@dataclass(frozen=True, slots=True)
-class CopyRows:
-    """A COPY of `data` by the block `name`."""
-
-    name: str
-    data: str
-
-
-Step = Statement[Any] | CopyRows
-Operation = Generator[Step, Any, T]
 
 
 def enqueue(new: EncodedJob, bell: Bell) -> Operation[Job | None]:
@@ -51,15 +40,20 @@ def enqueue_many(batch: Sequence[EncodedJob], bell: Bell, *, copy: bool) -> Oper
 
     Raises:
         DuplicateJobError: a key is taken and its row asked to be told so.
+        JobNotFoundError: a job is to wait for one whose id was never given out.
         QueueFullError: a queue's backlog would pass its cap.
     """
     yield from _check_backlog(Counter(new.queue for new in batch))
     if copy and len(batch) >= COPY_FROM and all(new.plain for new in batch):
         return (yield from _copy_in(batch, bell))
     result: list[Job] = []
-    rows = iter(batch)
-    while chunk := list(islice(rows, CHUNK)):
-        result.extend((yield from _insert(chunk, bell)))
+    for start, end in dependents.parts(batch, CHUNK):
+        chunk = batch[start:end]
+        parents = yield from dependents.find(chunk, result)
+        done = yield from _insert(chunk, bell)
+        if parents is not None:
+            yield from dependents.record(chunk, done, parents)
+        result.extend(done)
     return result
 
 
@@ -165,6 +159,34 @@ def one(statement: Statement[T]) -> Operation[T]:
     return (yield statement)  # type: ignore[no-any-return]
 
 
+def listen_for(job_id: int) -> Operation[tuple[Job, bool]]:
+    """The job, and whether its end will be told to those who listen; it is not where its row is locked just now.
+
+    Raises:
+        JobNotFoundError: there is none with this id.
+    """
+    job = yield from get(job_id)
+    if job.state.finished:
+        return job, False
+    told = yield dependencies.listen_for(job_id)
+    return (job, told) if told is not None else ((yield from get(job_id)), False)
+
+
+def complete(outcome: Outcome, worker_id: UUID) -> Operation[None]:
+    """End a run in its handler's own transaction.
+
+    Raises:
+        StaleRunError: the run is not its job's own any more.
+    """
+    finished: jobs.Finished = {}
+    if (yield jobs.lock_run(outcome.id, outcome.attempt, worker_id)):
+        finished = yield jobs.finish([outcome], [worker_id], settled=True)
+    if outcome.id not in finished:
+        raise StaleRunError(f"attempt {outcome.attempt} of job {outcome.id} is over or was given up: roll back")
+    if finished[outcome.id]:
+        yield dependencies.settle([outcome.id])
+
+
 def get(job_id: int) -> Operation[Job]:
     """The job with this id, hot or finished."""
     job = yield jobs.get(job_id)
@@ -177,7 +199,7 @@ def cancel(job_id: int, bell: Bell) -> Operation[bool]:
     """End a job that has not started, or tell a running one to stop; False if it is finished."""
     for _ in range(UNIQUE_TRIES):
         if (yield jobs.lock_unstarted(job_id)):
-            yield jobs.close([job_id], JobState.CANCELLED, Reason.CANCELLED)
+            yield from dependents.close([job_id], JobState.CANCELLED, Reason.CANCELLED)
             return True
         if (yield jobs.request_cancel(job_id, bell)):
             return True
@@ -188,7 +210,7 @@ def cancel(job_id: int, bell: Bell) -> Operation[bool]:
 
 
 def replay(job_id: int, payload: EncodedJob | None, bell: Bell, actor: str) -> Operation[Job]:
-    """A new job that runs a finished one again, with its own payload or that of another.
+    """A new job that runs a finished one again, with its own payload or that of another; dependents come along.
 
     Raises:
         ConflictError: it is not finished.
@@ -202,10 +224,14 @@ def replay(job_id: int, payload: EncodedJob | None, bell: Bell, actor: str) -> O
     made = yield acts.replay([job_id], [0.0], None if payload is None else payload.payload_text)
     if not made:
         yield from _refuse_replay(old)
-    details = {"replay": made[0], "payload": "its own" if payload is None else "another"}
+    ((new_id, _),) = made
+    carried = yield from dependents.carry(made)
+    details = {"replay": new_id, "payload": "its own" if payload is None else "another"}
+    if carried:
+        details["dependents"] = carried
     yield acts.note(actor, "jobs.replay", str(job_id), details)
     yield incoming.ring(bell)
-    return (yield from get(made[0]))
+    return (yield from get(new_id))
 
 
 def _refuse_replay(old: Job) -> Operation[None]:
@@ -231,7 +257,7 @@ def cancel_many(where: JobFilter, bell: Bell, actor: str, *, dry_run: bool) -> O
         chosen = [(job_id, state) for job_id, state in locked if where.state in {None, state}]
         running = [job_id for job_id, state in chosen if state == JobState.PROCESSING]
         waiting = [job_id for job_id, state in chosen if state != JobState.PROCESSING]
-        done += len((yield jobs.close(waiting, JobState.CANCELLED, Reason.CANCELLED)))
+        done += len((yield from dependents.close(waiting, JobState.CANCELLED, Reason.CANCELLED)))
         done += len((yield acts.request_cancels(running, bell)))
     yield _note_many(actor, "jobs.cancel_many", where, len(matched), done)
     return done
@@ -240,7 +266,7 @@ def cancel_many(where: JobFilter, bell: Bell, actor: str, *, dry_run: bool) -> O
 def replay_many(
     where: JobFilter, bell: Bell, actor: str, *, limit: int | None, rate: float | None, dry_run: bool
 ) -> Operation[int]:
-    """New jobs from the finished ones that `where` chooses and nobody replayed yet; how many.
+    """New jobs from the finished ones that `where` chooses and nobody replayed yet, and their dependents; how many.
 
     Raises:
         QueueFullError: a queue's backlog would pass its cap; nothing was replayed.
@@ -250,12 +276,15 @@ def replay_many(
     matched = yield acts.match_finished(where, limit=limit, unreplayed=True)
     if dry_run:
         return len(matched)
+    along = set((yield dependencies.among([job_id for job_id, _queue in matched])))
+    chosen = [match for match in matched if match[0] not in along]
     done = 0
-    for number, chunk in enumerate(_chunks(matched)):
+    for number, chunk in enumerate(_chunks(chosen)):
         delays = [(number * CHUNK + n) / rate if rate else 0.0 for n in range(len(chunk))]
         at_once = Counter(queue for (_id, queue), delay in zip(chunk, delays, strict=True) if not delay)
         yield from _check_backlog(at_once)
-        done += len((yield acts.replay([job_id for job_id, _queue in chunk], delays)))
+        made = yield acts.replay([job_id for job_id, _queue in chunk], delays)
+        done += len(made) + (yield from dependents.carry(made))
     yield _note_many(actor, "jobs.replay_many", where, len(matched), done, limit=limit, rate=rate)
     if done:
         yield incoming.ring(bell)
@@ -289,10 +318,15 @@ def change(job_id: int, statement: Statement[bool], bell: Bell) -> Operation[Non
     """Change a job that has not started, by `statement`.
 
     Raises:
-        ConflictError: it runs or is finished.
+        ConflictError: it runs or is finished, or waits for other jobs.
     """
     if not (yield statement):
         job = yield from get(job_id)
+        if job.state is JobState.WAITING:
+            parents = yield dependencies.parents(job_id, is_open=True, limit=10)
+            raise ConflictError(
+                f"job {job_id} waits for {dependents.named(parents)}: it has no due time before they end"
+            )
         raise ConflictError(f"job {job_id} is {job.state}: only a job that has not started can be changed")
     yield incoming.ring(bell)
 

@@ -1,9 +1,9 @@
-"""A statement as a value: which SQL block, its parameters, and what its rows mean."""
+"""A statement as a value: which SQL block, its parameters, and what its rows mean; and operations made of several."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +24,19 @@ class Statement(Generic[T]):
     name: str
     params: Mapping[str, Any]
     parse: Callable[[list[Row]], T]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRows:
+    """A COPY of `data` by the block `name`."""
+
+    name: str
+    data: str
+
+
+Step = Statement[Any] | CopyRows
+Operation = Generator[Step, Any, T]
+"""Yields steps and is sent their results."""
 
 
 def nothing(_rows: list[Row]) -> None:
@@ -48,13 +61,17 @@ class Bell:
     key: int
     channel: str
     control_channel: str
+    ended_channel: str
 
     @classmethod
     def of(cls, schema: str, leader_name: str) -> Bell:
         """The bell of this leader; channel names stay under PostgreSQL's 63 bytes whatever the names."""
         key = lock_key(schema, leader_name, "bell")
         suffix = f"{key & 0xFFFFFFFF:08x}"
-        return cls(key, f"pgqueue_bell_{suffix}", f"pgqueue_control_{suffix}")
+        ended = (
+            lock_key(schema, "", "ended") & 0xFFFFFFFF
+        )  # of the schema: whoever leads, or ends a job without leading
+        return cls(key, f"pgqueue_bell_{suffix}", f"pgqueue_control_{suffix}", f"pgqueue_ended_{ended:08x}")
 
     @property
     def params(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from pgqueue import store, validation
 from pgqueue.queue_base import QueueBase
-from pgqueue.store.operations import Operation
+from pgqueue.store.statement import Operation
 from pgqueue.testing.connections import check_queue, run
 
 

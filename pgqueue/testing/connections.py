@@ -12,7 +12,7 @@ from typing import TypeVar
 from pgqueue import callers, db
 from pgqueue.errors import InvalidArgumentError
 from pgqueue.queue_base import QueueBase
-from pgqueue.store.operations import Operation
+from pgqueue.store.statement import Operation
 from pgqueue.validation import shorten
 
 T = TypeVar("T")

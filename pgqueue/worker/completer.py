@@ -1,7 +1,9 @@
-"""Writes outcomes in fenced batches: one statement ends many runs, each by id, attempt and worker.
+"""Writes outcomes in fenced batches: one statement ends many runs, each by id, attempt and worker; and their progress.
 
 Promises that an outcome is written once or found stale, never lost while the process lives: a lost connection is
 made again, a locked row is tried again singly, a batch the server refuses is halved until the one bad row is found.
+What runs say of their progress is written once a second, and the last of it before their outcome: on one connection,
+so that nothing older comes later.
 Runs on the control loop, apart from the handlers.
 """
 
@@ -9,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+from uuid import UUID
 
 from pgqueue import db, store
 from pgqueue.errors import DatabaseError
@@ -19,7 +23,7 @@ from pgqueue.events import EventBus, JobsFinished
 from pgqueue.job import JobState, Reason
 from pgqueue.outcome import Outcome
 from pgqueue.store import Statement
-from pgqueue.store.jobs import Run
+from pgqueue.store.jobs import Finished, Progress, Run
 from pgqueue.worker.executor import Ended
 
 logger = logging.getLogger(__name__)
@@ -27,6 +31,7 @@ T = TypeVar("T")
 
 MAX_BATCH = 500
 RETRY_AFTER = 0.25  # seconds between attempts while the database is away
+REPORT_EVERY = 1.0  # seconds between what one run says of its progress
 LOCKED_PAUSE = 0.05  # seconds before a locked row is tried again
 
 # One plan whatever the statistics: rows by primary key (LATERAL), then by ctid, joined by hash.
@@ -59,6 +64,9 @@ class Completer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._connection: db.AsyncConnection | None = None
+        self._progress: dict[Run, Progress] = {}
+        self._progress_lock = threading.Lock()
+        self._report_due = False
         self._locked = 0
         self.done_count = 0
         self.stale_count = 0
@@ -68,6 +76,19 @@ class Completer:
         self._waiting.extend(ended)
         self._idle.clear()
         self._wake.set()
+
+    def report(self, progress: Progress) -> None:
+        """Take what a run says of how far it is; from any thread."""
+        with self._progress_lock:
+            self._progress[progress.run] = progress
+
+    async def report_regularly(self) -> None:
+        """Have progress written once a second, until cancelled."""
+        while True:
+            await asyncio.sleep(REPORT_EVERY)
+            if self._progress:
+                self._report_due = True
+                self._wake.set()
 
     async def flushed(self, timeout: float) -> bool:
         """Wait until all that was taken is written; False after `timeout` seconds."""
@@ -84,9 +105,12 @@ class Completer:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._waiting:
-                    batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
-                    await self._write(batch)
+                while self._waiting or self._report_due:
+                    if self._report_due:
+                        self._report_due = False
+                        await self._write_progress()
+                    if batch := [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]:
+                        await self._write(batch)
                 if not self._locked:
                     self._idle.set()
         finally:
@@ -94,6 +118,8 @@ class Completer:
 
     async def _write(self, batch: list[Ended]) -> None:
         batch.sort(key=lambda ended: ended[0].id)
+        if self._progress:
+            await self._write_progress([(outcome.id, outcome.attempt) for outcome, _ in batch])
         missing: list[Ended] = []
         for finished in (True, False):
             part = [ended for ended in batch if ended[0].state.finished is finished]
@@ -106,7 +132,13 @@ class Completer:
             asyncio.get_running_loop().call_later(LOCKED_PAUSE, self._again, locked)
             late = {id(ended) for ended in locked}
             batch = [ended for ended in batch if id(ended) not in late]
-        stale = len(missing) - len(locked)
+            missing = [ended for ended in missing if id(ended) not in late]
+        stale = 0
+        for outcome, _ in missing:
+            if outcome.elsewhere:  # that transaction was committed, whatever the handler did afterwards
+                outcome.state, outcome.reason = JobState.COMPLETED, None
+            else:
+                stale += 1
         self.stale_count += stale
         self.done_count += len(batch)
         self._on_done([(outcome.id, outcome.attempt) for outcome, _ in batch])
@@ -125,7 +157,7 @@ class Completer:
         outcomes = [outcome for outcome, _ in batch]
         try:
             if outcomes[0].state.finished:
-                return await self._execute(store.jobs.finish(outcomes, workers))
+                return await self._finish(outcomes, workers)
             put_back = await self._execute(store.jobs.put_back(outcomes, workers))
             if given_up := [number for number, gave in put_back.items() if gave]:
                 await self._execute(store.jobs.retake_keys(given_up))
@@ -135,7 +167,34 @@ class Completer:
                 half = len(batch) // 2
                 return await self._persist(batch[:half]) | await self._persist(batch[half:])
             logger.warning("outcome of job %d cannot be stored as it is: %s", outcomes[0].id, error)
-            return await self._execute(store.jobs.finish([_without_data(outcomes[0], error)], workers))
+            return await self._finish([_without_data(outcomes[0], error)], workers)
+
+    async def _write_progress(self, runs: Sequence[Run] | None = None) -> None:
+        """Write what these runs (None: all) said last; what is locked just now is kept for the next time."""
+        with self._progress_lock:
+            said = list(self._progress) if runs is None else [run for run in runs if run in self._progress]
+            reports = [self._progress.pop(run) for run in said]
+        if not reports:
+            return
+        reports.sort(key=lambda report: report.run)
+        workers = list({report.worker_id for report in reports})
+        written = await self._execute(store.jobs.write_progress(reports, workers))
+        left = {report.run: report for report in reports if report.run[0] not in written}
+        if left:
+            over = await self._execute(store.jobs.no_longer_processing(list(left)))
+            with self._progress_lock:
+                self._progress = {run: report for run, report in left.items() if run not in over} | self._progress
+
+    async def _finish(self, outcomes: Sequence[Outcome], workers: list[UUID]) -> set[int]:
+        """End runs: those of followed jobs in a transaction that does what their end brings with it."""
+        finished: Finished = await self._execute(store.jobs.finish(outcomes, workers))
+        followed = {number for number, is_followed in finished.items() if is_followed}
+        if not followed:
+            return set(finished)
+        part = [outcome for outcome in outcomes if outcome.id in followed]
+        finish, settle = store.jobs.finish(part, workers, settled=True), store.dependencies.settle(followed)
+        ended = (await self._execute_together(finish, settle))[0]
+        return (finished.keys() - followed) | set(ended)
 
     async def _still_processing(self, missing: Sequence[Ended]) -> list[Ended]:
         runs = [(outcome.id, outcome.attempt) for outcome, _ in missing]
@@ -147,11 +206,17 @@ class Completer:
 
         A full disk, a lock, a missing partition or a lost connection passes: outcomes wait for it.
         """
+        return (await self._execute_together(statement))[0]  # type: ignore[no-any-return]
+
+    async def _execute_together(self, *statements: Statement[Any]) -> list[Any]:
+        """The same with several statements in one transaction and round trip."""
         while True:
             try:
                 if self._connection is None:
                     self._connection = await self._connect()
-                return await db.arun(self._connection, statement, self._schema)
+                if len(statements) == 1:
+                    return [await db.arun(self._connection, statements[0], self._schema)]
+                return await db.arun_together(self._connection, statements, self._schema)
             except DatabaseError as error:
                 if db.is_about_data(error):
                     raise
