@@ -104,3 +104,14 @@ def thread(job: Job, context: Any) -> None:
 async def leave(job: Job, context: Any) -> None:
     with recorded(job):
         raise SystemExit(3)
+
+
+@registry.executor("complete_and_hang")
+def complete_and_hang(job: Job, context: Any) -> None:
+    """Commit the job's end with an effect, and never return."""
+    import psycopg
+
+    with psycopg.connect(job.payload["dsn"]) as connection:
+        connection.execute("INSERT INTO effects VALUES (%s, %s)", [job.id, job.attempt])
+        context.complete_in(connection, "done")
+    time.sleep(600)

@@ -241,3 +241,24 @@ def prints(job, context):
 
 def modules(job, context):
     return sorted(sys.modules)
+
+
+def reports(job, context):
+    """Says how far it is, a thousand times, and leaves a thread that says more when the job is over."""
+    for number in range(1000):
+        context.progress(number / 10, f"step {number}")
+    late = threading.Timer(1.0, context.progress, [100, "too late"])
+    late.daemon = True
+    late.start()
+    return "done"
+
+
+def completes_itself(job, context):
+    """Completes its job in its own transaction, with an effect; then commits, or raises."""
+    import psycopg
+
+    with psycopg.connect(job.payload["dsn"]) as connection:
+        connection.execute("INSERT INTO effects VALUES (%s, %s)", [job.id, job.attempt])
+        context.complete_in(connection, {"attempt": job.attempt})
+        if job.attempt == 1:
+            raise ValueError("undo it")

@@ -209,7 +209,7 @@ def test_a_role_that_owns_the_database_and_is_no_superuser_can_migrate_and_work(
             done = alembic("upgrade", "head", dsn=url)
             assert done.returncode == 0, done.stderr
             migrate.upgrade(url)
-            assert migrate.level(url) == (2, 2)
+            assert migrate.level(url) == (db.SCHEMA_LEVEL, 2)
             with Queue(url) as queue:
                 assert queue.cancel(queue.enqueue("a").id)
             migrate.downgrade(url)

@@ -17,13 +17,13 @@ Candidate = tuple[Job, float]
 def live(job_type: str | None, limit: int) -> Statement[list[Candidate]]:
     """Live jobs of a type or of all, oldest first."""
     params = {"type": job_type, "limit": limit}
-    return Statement("testing.live", params, lambda rows: [(job_of(row), row[26]) for row in rows])
+    return Statement("testing.live", params, lambda rows: [(job_of(row), row[-1]) for row in rows])
 
 
 def candidates(states: Sequence[str], job_type: str | None, limit: int) -> Statement[list[Candidate]]:
     """Jobs in these states, of a type or of all, oldest first."""
     params = {"states": list(states), "type": job_type, "limit": limit}
-    return Statement("testing.candidates", params, lambda rows: [(job_of(row), row[26]) for row in rows])
+    return Statement("testing.candidates", params, lambda rows: [(job_of(row), row[-1]) for row in rows])
 
 
 def ran(epoch: int, until: datetime) -> Statement[list[Job]]:

@@ -1,16 +1,18 @@
-"""What a handler is given beside its job."""
+"""What a handler is given beside its job: its time, its cancellation, and what it can say before it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
+from pgqueue import validation
 from pgqueue.job import Job
 from pgqueue.resources import Resources
+from pgqueue.store.jobs import Progress
 
 logger = logging.getLogger("pgqueue.job")
 
@@ -49,6 +51,12 @@ class Cancellation:
 class JobContext:
     """One run of a job; a test makes one by hand: `JobContext(job, resources={"db": fake})`.
 
+    Args:
+        job: the job as dispatched.
+        worker_id: the worker that runs it.
+        schema: pgqueue's schema.
+        report: takes what `progress` says, from any thread; None: nobody is told.
+
     Attributes:
         job: the job; `max_attempts` and `timeout` are the resolved values.
         attempt: this run's number, 1 at first.
@@ -57,19 +65,75 @@ class JobContext:
         worker_id: the worker that runs it.
         payload: the payload, as the model its type was registered with; without one the JSON object.
         resources: what `registry.resource` declared, by key or name.
+        schema: pgqueue's schema.
+        store_result: whether its type keeps results.
+        completed_in: True once `complete_in` did its part; whether it counts is up to that transaction.
     """
 
-    __slots__ = ("cancelled", "deadline", "job", "payload", "resources", "worker_id")
+    __slots__ = (
+        "_report", "cancelled", "completed_in", "deadline", "job", "payload", "resources", "schema", "store_result",
+        "worker_id",
+    )  # fmt: skip
 
     def __init__(
-        self, job: Job, worker_id: UUID = NO_WORKER, resources: Resources | Mapping[Any, Any] | None = None
+        self,
+        job: Job,
+        worker_id: UUID = NO_WORKER,
+        resources: Resources | Mapping[Any, Any] | None = None,
+        *,
+        schema: str = "pgqueue",
+        report: Callable[[Progress], None] | None = None,
     ) -> None:
         self.job = job
+        self.schema = schema
+        self.store_result = True
+        self.completed_in = False
+        self._report = report
         self.worker_id = worker_id
         self.deadline = time.monotonic() + job.timeout if job.timeout else None
         self.cancelled = Cancellation()
         self.payload: Any = job.payload
         self.resources = resources if isinstance(resources, Resources) else Resources(resources)
+
+    def progress(self, percent: float, message: str | None = None) -> None:
+        """Say how far the run is: shown as `job.progress`; from any thread or coroutine, returns at once.
+
+        Written at most once a second, and the last value before the run ends.
+
+        Args:
+            percent: 0 to 100.
+            message: for people, cut to 500 characters.
+
+        Raises:
+            InvalidArgumentError: the percentage or the message is none.
+        """
+        percent, message = validation.check_progress(percent, message)
+        report = self._report
+        if report is not None:
+            report(Progress((self.job.id, self.job.attempt), self.worker_id, percent, message))
+
+    def end(self) -> None:
+        """The run is over: what its handler says from now on, in a thread that it left, is not heard."""
+        self._report = None
+
+    def complete_in(self, connection: object, result: Any = None) -> Any:
+        """Complete the job in the handler's own transaction: its effects there happen exactly once, with the job's end.
+
+        To be awaited where the connection is an async one. What the handler returns after that is not looked at; if the
+        transaction is rolled back, the run ends as any other.
+
+        Args:
+            connection: on pgqueue's database, of any kind that `enqueue` takes; its transaction is committed by whoever
+                began it.
+            result: stored as the job's result.
+
+        Raises:
+            StaleRunError: the run was given up for lost; let it roll the transaction back.
+            UnsupportedConnectionError: the connection is of no kind pgqueue speaks.
+        """
+        from pgqueue.worker.completion import complete_in
+
+        return complete_in(self, connection, result)
 
     @property
     def attempt(self) -> int:

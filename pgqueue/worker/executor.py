@@ -31,18 +31,16 @@ from pgqueue.outcome import (
     JobTimeoutError,
     Outcome,
     decide,
-    storable_text,
 )
 from pgqueue.payloads import parse_payload
 from pgqueue.registry import Registration, Registry
 from pgqueue.resources import Resources
+from pgqueue.store.jobs import Progress
 from pgqueue.worker.context import JobContext
 from pgqueue.worker.isolation import ProcessPool
+from pgqueue.worker.results import encode_result
 
 logger = logging.getLogger(__name__)
-
-MAX_RESULT_BYTES = 64 * 1024
-"""A larger result is not stored; the job completes all the same."""
 
 Ended = tuple[Outcome, UUID]
 """An outcome and the worker id its run was fenced with."""
@@ -53,8 +51,8 @@ class Run:
 
     __slots__ = ("context", "ended", "started", "stopping", "task", "threads", "timer")
 
-    def __init__(self, job: Job, worker_id: UUID, resources: Resources) -> None:
-        self.context = JobContext(job, worker_id, resources)
+    def __init__(self, context: JobContext) -> None:
+        self.context = context
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.stopping: BaseException | None = None
@@ -71,6 +69,8 @@ class ExecutorPool:
         concurrency: how many runs at once; the caller keeps to it, by `free`.
         where: this worker, for people; written into errors.
         on_ended: called on the loop with the runs that ended since the last call.
+        on_progress: called, from any thread, with what a run says of how far it is.
+        schema: pgqueue's schema.
 
     Attributes:
         resources: what handlers find in their context.
@@ -80,12 +80,21 @@ class ExecutorPool:
     """
 
     def __init__(
-        self, registry: Registry, concurrency: int, where: str, on_ended: Callable[[Sequence[Ended]], None]
+        self,
+        registry: Registry,
+        concurrency: int,
+        where: str,
+        on_ended: Callable[[Sequence[Ended]], None],
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        schema: str = "pgqueue",
     ) -> None:
         self._registry = registry
         self._concurrency = concurrency
         self._where = where
         self._on_ended = on_ended
+        self._on_progress = on_progress
+        self._schema = schema
         self._loop = asyncio.get_running_loop()
         self._threads = self._new_threads()
         self._processes = ProcessPool(concurrency, resources=registry.resources.values())
@@ -110,7 +119,8 @@ class ExecutorPool:
         """Start `jobs`; each ends in one outcome, whatever its handler does."""
         self._idle.clear()
         for job in jobs:
-            run = Run(job, worker_id, self.resources)
+            context = JobContext(job, worker_id, self.resources, schema=self._schema, report=self._on_progress)
+            run = Run(context)
             self._runs[job.id, job.attempt] = run
             run.task = self._loop.create_task(self._execute(run))
             if worker_id in self._lost:
@@ -164,6 +174,7 @@ class ExecutorPool:
             registration = self._registry.get(job.type)
             if registration is None:
                 raise UnknownJobTypeError(f"unknown job type: {job.type}")
+            run.context.store_result = registration.store_result
             job.payload = _decode(job.payload)
             if registration.payload_model is not None:
                 run.context.payload = fitted(registration.payload_model, job.payload)
@@ -209,6 +220,7 @@ class ExecutorPool:
             worker_id=context.worker_id,
             deadline=context.deadline,
             memory_limit=registration.memory_limit,
+            context=context,
         )
 
     async def _in_thread(self, execute: Handler, with_variables: bool, job: Job, context: JobContext) -> Any:
@@ -245,6 +257,8 @@ class ExecutorPool:
                 Reason.ERROR,
                 error={"class": type(error).__name__, "message": "could not be described", "attempt": job.attempt},
             )
+        outcome.elsewhere = run.context.completed_in
+        run.context.end()
         if run.threads:
             self._abandon_threads(job)
         if isinstance(result, BaseException) and outcome.error is not None and outcome.state is not JobState.CANCELLED:
@@ -346,35 +360,3 @@ def fitted(model: type, payload: dict[str, Any]) -> Any:
         return model(**payload)
     except (TypeError, ValueError) as error:
         raise InvalidPayloadError(f"payload does not fit {model.__name__}: {error}") from None
-
-
-def encode_result(result: Any, job: Job) -> str | None:
-    """A handler's result as JSON text PostgreSQL can store; None for None, or for one that is too large."""
-    if result is None:
-        return None
-    try:
-        text = json.dumps(result, allow_nan=False, separators=(",", ":"))
-    except (ValueError, TypeError, RecursionError):
-        text = json.dumps(storable_text(repr(result), 1000))
-    if "\\u0000" in text or "\\ud" in text:
-        text = json.dumps(_storable(json.loads(text)))
-    if len(text) > MAX_RESULT_BYTES:
-        logger.warning(
-            "result of job %d (%s) has %d bytes, at most %d are stored",
-            job.id,
-            job.type,
-            len(text),
-            MAX_RESULT_BYTES,
-        )
-        return None
-    return text
-
-
-def _storable(value: Any) -> Any:
-    if isinstance(value, str):
-        return storable_text(value, len(value) + 1)
-    if isinstance(value, list):
-        return [_storable(item) for item in value]
-    if isinstance(value, dict):
-        return {_storable(key): _storable(item) for key, item in value.items()}
-    return value

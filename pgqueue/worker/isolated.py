@@ -1,8 +1,9 @@
 """The process of one slot of `isolation="process"`: takes one job at a time from its parent, runs it, answers.
 
 Run by path, so that the child pays for the standard library, the handler's module and little else. Frames are a
-4-byte length and JSON; an empty one says that a job has begun. Promises to outlive its parent by no more than the
-running job, on Linux not at all; whatever a handler raises or returns becomes an answer of bounded size.
+4-byte length and JSON; an empty one says that a job has begun, others before the answer what its handler reports.
+Promises to outlive its parent by no more than the running job, on Linux not at all; whatever a handler raises or
+returns becomes an answer of bounded size.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import signal
 import socket
 import struct
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Awaitable, Iterator
 from datetime import datetime
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 LENGTH = struct.Struct(">I")
 BEGUN = LENGTH.pack(0)
+REPORT = b'{"kind": "report"'  # what a frame begins with that is no answer
+REPORT_EVERY = 0.1  # seconds between frames that say how far a run is
 MAX_RESULT_CHARACTERS = 1024 * 1024
 """A larger result does not travel to the parent, which would not store it either."""
 PR_SET_PDEATHSIG = 1
@@ -97,17 +102,49 @@ class IsolatedContext:
         logger: carries job id, type and attempt; written to stderr.
     """
 
-    def __init__(self, job: Job, payload: Any, worker_id: UUID | None, deadline: float | None, child: Child) -> None:
+    def __init__(self, job: Job, payload: Any, request: dict[str, Any], child: Child) -> None:
+        worker_id = request["worker_id"]
         self.job = job
         self.attempt = job.attempt
-        self.deadline = deadline
+        self.deadline = request["deadline"]
         self.cancelled = Cancellation()
-        self.worker_id = worker_id
+        self.worker_id = None if worker_id is None else UUID(worker_id)
         self.payload = payload
         self._child = child
         self.fencing_token = job.id, job.attempt
         fields = {"job_id": job.id, "job_type": job.type, "attempt": job.attempt}
         self.logger = logging.LoggerAdapter(logging.getLogger("pgqueue.job"), fields)
+        self.schema = request["schema"]
+        self.store_result = request["store_result"]
+        self.unsaid: dict[str, Any] | None = None
+        self._reported_at = 0.0
+        self._completed_in = False
+
+    def progress(self, percent: float, message: str | None = None) -> None:
+        """As `JobContext.progress`: say how far the run is."""
+        from pgqueue.validation import check_progress
+
+        percent, message = check_progress(percent, message)
+        self.unsaid = said = {"percent": percent, "message": message}
+        if time.monotonic() - self._reported_at >= REPORT_EVERY:
+            self._reported_at, self.unsaid = time.monotonic(), None
+            self._child.report(self, progress=said)
+
+    def complete_in(self, connection: object, result: Any = None) -> Any:
+        """As `JobContext.complete_in`: complete the job in the handler's own transaction."""
+        from pgqueue.worker.completion import complete_in
+
+        return complete_in(self, connection, result)
+
+    @property
+    def completed_in(self) -> bool:
+        """True once `complete_in` did its part."""
+        return self._completed_in
+
+    @completed_in.setter
+    def completed_in(self, value: bool) -> None:
+        self._completed_in = value
+        self._child.report(self, completed_in=value)
 
     @property
     def resources(self) -> LazyResources:
@@ -133,6 +170,7 @@ class Child:
         self.references: dict[str, str] = {}
         self._resources: LazyResources | None = None
         self._pid = os.getpid()
+        self._sending = threading.Lock()
         self._handlers: dict[int, tuple[Any, Any]] = {}
         self._context: IsolatedContext | None = None
         self._busy = False
@@ -161,12 +199,24 @@ class Child:
             self._connection.sendall(BEGUN)
             signal.signal(signal.SIGTERM, self._terminate)  # the last handler may have set its own
             answer = self._answer(request)
-            self._context = None
-            frame = json.dumps(answer).encode()
-            self._connection.sendall(LENGTH.pack(len(frame)) + frame)
+            with self._sending:
+                context, self._context = self._context, None
+                if context is not None and context.unsaid is not None:
+                    answer["progress"] = context.unsaid
+                self._send(answer)
             self._busy = False
             if self._terminated:
                 return
+
+    def _send(self, message: dict[str, Any]) -> None:
+        frame = json.dumps(message).encode()
+        self._connection.sendall(LENGTH.pack(len(frame)) + frame)
+
+    def report(self, context: IsolatedContext, **said: Any) -> None:
+        """Tell the parent what the handler says before it ends."""
+        with self._sending:
+            if context is self._context:  # else the run is over, and a thread of its handler is not
+                self._send({"kind": "report", **said})
 
     def _terminate(self, _number: int, _frame: FrameType | None) -> None:
         self._terminated = True
@@ -200,8 +250,7 @@ class Child:
             return {**described(error), "kind": "unloadable"}
         try:
             job = _job(json.loads(request["job"]))
-            worker_id = None if request["worker_id"] is None else UUID(request["worker_id"])
-            context = IsolatedContext(job, _fitted(model, job.payload), worker_id, request["deadline"], self)
+            context = IsolatedContext(job, _fitted(model, job.payload), request, self)
             self._context = context
             if self._terminated:
                 context.cancelled.set()

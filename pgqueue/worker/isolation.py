@@ -30,12 +30,14 @@ from pgqueue import validation
 from pgqueue.errors import ConfigurationError
 from pgqueue.job import Job
 from pgqueue.resources import Resource, references
-from pgqueue.worker.isolated import BEGUN, LENGTH
+from pgqueue.worker.context import JobContext
+from pgqueue.worker.isolated import BEGUN, LENGTH, REPORT
 from pgqueue.worker.isolation_answers import (
     IsolatedError,
     ProcessDiedError,
     death_message,
     error_of,
+    heed,
     read_answer,
     value_of,
 )
@@ -66,6 +68,7 @@ class _Child(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self.begun = False
         self.loaded: set[int] = set()
+        self.context: JobContext | None = None
         self._loop = loop
         self._reply: asyncio.Future[bytes | None] | None = None
         self._received = bytearray()
@@ -114,8 +117,12 @@ class _Child(asyncio.Protocol):
             elif len(self._received) < LENGTH.size + length:
                 return
             else:
-                self._reply.set_result(bytes(self._received[LENGTH.size : LENGTH.size + length]))
+                frame = bytes(self._received[LENGTH.size : LENGTH.size + length])
                 del self._received[: LENGTH.size + length]
+                if frame.startswith(REPORT):
+                    heed(read_answer(frame), self.context)
+                else:
+                    self._reply.set_result(frame)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         if not self.closed.done():
@@ -214,6 +221,7 @@ class ProcessPool:
         worker_id: UUID | None = None,
         deadline: float | None = None,
         memory_limit: int | None = None,
+        context: JobContext | None = None,
     ) -> Any:
         """Run `execute(job, context)` in a process and return its result, as JSON makes it.
 
@@ -228,6 +236,7 @@ class ProcessPool:
             worker_id: for the context.
             deadline: for the context, on `time.monotonic()`'s clock; None: the job's timeout from now.
             memory_limit: bytes, instead of the pool's.
+            context: told what the handler says before it ends.
 
         Raises:
             IsolatedError: the handler raised; also an instance of the class that was raised, where that is known here.
@@ -244,10 +253,13 @@ class ProcessPool:
             "worker_id": None if worker_id is None else str(worker_id),
             "deadline": deadline,
             "memory_limit": memory_limit or self._memory_limit,
+            "schema": "pgqueue" if context is None else context.schema,
+            "store_result": context is None or context.store_result,
         }
         async with self._slots:
             while True:
                 child, fresh = await self._take()
+                child.context = context
                 sent = request if handler.key in child.loaded else {**request, "pickled": handler.text}
                 try:
                     frame = await child.ask(sent)
@@ -303,6 +315,7 @@ class ProcessPool:
 
     async def _finish(self, child: _Child, handler: _Handler, job: Job, frame: bytes) -> Any:
         answer = read_answer(frame)
+        heed(answer, child.context)
         kind = answer.get("kind")
         if kind not in ("result", "unloadable", "signal", "error"):
             await self._end(child)
@@ -326,7 +339,9 @@ class ProcessPool:
         finally:
             child.kill()
         await self._end(child)
-        return read_answer(child.last_words())
+        answer = read_answer(child.last_words())
+        heed(answer, child.context)
+        return answer
 
     async def _end(self, child: _Child) -> int:
         code = await child.reap()

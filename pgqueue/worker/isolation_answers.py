@@ -16,9 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pgqueue import validation
-from pgqueue.errors import ConfigurationError, InvalidPayloadError
+from pgqueue.errors import ConfigurationError, InvalidArgumentError, InvalidPayloadError
 from pgqueue.job import Job
 from pgqueue.outcome import Cancel, Discard, JobCrashedError, Retry, Snooze
+from pgqueue.worker.context import JobContext
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,18 @@ def read_answer(frame: bytes | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return answer if isinstance(answer, dict) else {}
+
+
+def heed(answer: dict[str, Any], context: JobContext | None) -> None:
+    """Tell the context what a handler said in its process: how far it is, that it completed the job itself."""
+    if context is None:
+        return
+    said = answer.get("progress")
+    if isinstance(said, dict):
+        with contextlib.suppress(InvalidArgumentError):
+            context.progress(said.get("percent", -1), said.get("message"))
+    if answer.get("completed_in") is True:
+        context.completed_in = True
 
 
 def value_of(answer: dict[str, Any], job: Job) -> Any:

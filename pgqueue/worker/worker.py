@@ -82,10 +82,15 @@ class LocalWorker:
         self._connection: db.AsyncConnection | None = None
         self._repairing = asyncio.Lock()
         self._lifespan = Lifespan(registry)
-        self._pool = ExecutorPool(
-            registry, settings.concurrency, f"{socket.gethostname()}:{os.getpid()}", self._hand_to_control
-        )
         self.completer = Completer(connect, settings.database_schema, events, self._done)
+        self._pool = ExecutorPool(
+            registry,
+            settings.concurrency,
+            f"{socket.gethostname()}:{os.getpid()}",
+            self._hand_to_control,
+            on_progress=self.completer.report,
+            schema=settings.database_schema,
+        )
         self._heartbeat = Heartbeat(
             url,
             settings.database_schema,
@@ -167,6 +172,7 @@ class LocalWorker:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.completer.run())
+                group.create_task(self.completer.report_regularly())
                 group.create_task(self._watch())
                 group.create_task(self._repair_regularly())
                 group.create_task(self._hear_cancels())
