@@ -17,6 +17,7 @@ from pgqueue.errors import DatabaseError, DatabaseUnavailableError
 logger = logging.getLogger(__name__)
 
 INTERVAL = 3600.0  # seconds
+FIRES = 5000  # records of fires that one transaction forgets
 
 
 class Pruner(Service):
@@ -35,6 +36,8 @@ class Pruner(Service):
         await self._maintenance.plain(store.workers.forget_dead())
         await self._maintenance.fenced(store.rate_buckets.forget_buckets(), store.unique_keys.forget_keys())
         settings = self._settings
+        while await self._forget_fires(settings.retention_completed) == FIRES:
+            pass
         expired = await self._maintenance.plain(
             store.statistics.expired_partitions(
                 settings.database_schema,
@@ -53,6 +56,11 @@ class Pruner(Service):
             except DatabaseError as error:
                 logger.info("history: %s is in use, tried again later: %s", leaf, error)
         return INTERVAL
+
+    async def _forget_fires(self, seconds: float) -> int:
+        """Forget a batch of fires of schedules; as old as the completed jobs that go with them."""
+        (forgotten,) = await self._maintenance.fenced(store.schedules.forget_fires(seconds, FIRES))
+        return int(forgotten)
 
     async def create_ahead(self) -> None:
         """Make every missing day from yesterday to 14 days ahead; before a term's first dispatch.

@@ -11,8 +11,10 @@ from pgqueue.store import (
     jobs,
     leader,
     rate_buckets,
+    schedules,
     statistics,
     testing,
+    triggers,
     unique_keys,
     workers,
 )
@@ -29,8 +31,10 @@ __all__ = [
     "jobs",
     "leader",
     "rate_buckets",
+    "schedules",
     "statistics",
     "testing",
+    "triggers",
     "unique_keys",
     "workers",
 ]

@@ -1,0 +1,125 @@
+"""Schedules are fired: by a timer on the nearest, so that their jobs start within milliseconds.
+
+What is due is read and planned outside a transaction; jobs, records and the next fires then go in together, behind the
+fence, a batch of schedules at a time. A schedule that was changed meanwhile is left for the next round. Records are
+unique by schedule and instant: neither a second leader nor a clock that goes back doubles a fire. A schedule that
+cannot be planned is marked broken, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from pgqueue import callers, db, store
+from pgqueue.config import Settings
+from pgqueue.dispatcher.maintenance import Maintenance
+from pgqueue.dispatcher.service import Service
+from pgqueue.registry import Registry
+from pgqueue.schedules import ScheduleRules, plan
+from pgqueue.store import scheduling
+from pgqueue.store.schedules import Due, Step
+from pgqueue.store.statement import Bell
+
+logger = logging.getLogger(__name__)
+
+BATCH = 200
+HELD_PAUSE = 0.05  # seconds until the next look at schedules that somebody is just changing
+
+
+class ScheduleService(Service):
+    """The loop of one term.
+
+    Args:
+        maintenance: fenced writes.
+        settings: schema, leader name and poll interval: it looks at least this often.
+        bell: the doorbell.
+        on_enqueued: called when jobs were made.
+    """
+
+    name = "schedules"
+
+    def __init__(
+        self, maintenance: Maintenance, settings: Settings, bell: Bell, on_enqueued: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._maintenance = maintenance
+        self._schema = settings.database_schema
+        self._leader = settings.leader_name
+        self._longest = settings.job_poll_interval
+        self._bell = bell
+        self._on_enqueued = on_enqueued
+        self._waiting = False
+
+    async def run_once(self) -> float:
+        """Fire what is due; the seconds until the next is."""
+        look = await self._maintenance.plain(store.schedules.next_look(self._leader))
+        self._waiting = look.waiting
+        if look.waiting:
+            ready = await self._maintenance.plain(store.schedules.ready_schedules(self._leader, BATCH))
+            await self._fire([self._step(due, _waited) for due in ready])
+        if look.stepped or (look.seconds is not None and look.seconds <= 0):
+            due = await self._maintenance.plain(store.schedules.due_schedules(self._leader, BATCH))
+            settled = await self._fire([self._step(one, _due) for one in due])
+            return 0.0 if settled else HELD_PAUSE
+        return self._longest if look.seconds is None else min(self._longest, max(0.001, look.seconds))
+
+    def freed(self) -> None:
+        """A run is over: it may be one that a fire waits for."""
+        if self._waiting:
+            self.wake()
+
+    async def _fire(self, steps: Sequence[Step]) -> int:
+        """Write `steps`; how many of the schedules were still as they were found."""
+        if not steps:
+            return 0
+        async with self._maintenance.transaction() as connection:
+            settled, jobs = await callers.adrive(connection, scheduling.fire(steps, self._bell), self._schema)
+        if jobs:
+            logger.debug("%d jobs of %d schedules enqueued", jobs, settled)
+            self._on_enqueued()
+        return settled
+
+    def _step(self, due: Due, make: Callable[[Due, ScheduleRules], Step]) -> Step:
+        try:
+            return make(due, ScheduleRules.of(due.said).complete())
+        except Exception as error:  # noqa: BLE001 - whatever a row made by hand says must not stop the others
+            logger.warning("schedule %s is broken, fired no more until it is changed or resumed: %s", due.name, error)
+            return Step(due, [], None, due.now, broken=str(error) or type(error).__name__)
+
+
+def _due(due: Due, rules: ScheduleRules) -> Step:
+    found = plan(rules, due.next_fire_at, due.computed_at, due.now)
+    if found.passed_over:
+        logger.warning(
+            "schedule %s: what was due since %s was missed, %d made up for (missed: %s)",
+            due.name,
+            due.next_fire_at,
+            len(found.fires),
+            rules.missed or "last",
+        )
+    fires = [(fire_at, rules.job(due.name, fire_at, due.now)) for fire_at in found.fires]
+    return Step(due, fires, found.next_fire_at, found.computed_at, rules.overlap or "allow")
+
+
+def _waited(due: Due, rules: ScheduleRules) -> Step:
+    fire_at: datetime = due.waiting_fire_at or due.now
+    job = rules.job(due.name, fire_at, due.now)
+    return Step(due, [], due.next_fire_at, due.computed_at, waited=(fire_at, job))
+
+
+async def declare(connection: db.AsyncConnection, registry: Registry, schema: str) -> None:
+    """Write the schedules of the code, and retire those of its application that are gone.
+
+    Raises:
+        ConfigurationError: one belongs to another application.
+    """
+    if not registry.schedules and registry.application is None:
+        return
+    operation = scheduling.declare(registry.schedules, registry.application, lambda text: logger.warning("%s", text))
+    async with db.atransaction(connection):
+        await callers.adrive(connection, operation, schema)
+    for one in await db.arun(connection, store.schedules.unserved(list(registry.schedules)), schema):
+        if not one.known and one.type not in registry:
+            logger.warning("%s", one.warnings[-1])
