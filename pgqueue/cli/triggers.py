@@ -108,9 +108,7 @@ def _check_name(name: str) -> str:
     from pgqueue.store.triggering import MAX_NAME_BYTES
 
     if not 0 < len(name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES or not name.isprintable():
-        raise InvalidNameError(
-            f"invalid trigger name {name!r}: must be 1 to {MAX_NAME_BYTES} bytes of printable text; give one with --name"
-        )
+        raise InvalidNameError(f"invalid trigger name {name!r}: must be 1 to {MAX_NAME_BYTES} bytes of printable text")
     return name
 
 

@@ -1,15 +1,15 @@
 """Schedules are fired: by a timer on the nearest, so that their jobs start within milliseconds.
 
-What is due is read and planned outside a transaction; jobs, records and the next fires then go in together, behind the
-fence, a batch of schedules at a time. A schedule that was changed meanwhile is left for the next round. Records are
-unique by schedule and instant: neither a second leader nor a clock that goes back doubles a fire. A schedule that
-cannot be planned is marked broken, and the others go on.
+A batch of those that are due is locked, and jobs, records and next fires go in together, in one fenced transaction. A
+schedule that somebody is just changing is left for the next round. Records are unique by schedule and instant: neither
+a second leader nor a clock that goes back doubles a fire. A schedule that cannot be planned is marked broken, and the
+others go on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 
 from pgqueue import callers, db, store
@@ -18,13 +18,13 @@ from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.service import Service
 from pgqueue.registry import Registry
 from pgqueue.schedules import ScheduleRules, plan
-from pgqueue.store import scheduling
+from pgqueue.store import Statement, scheduling
 from pgqueue.store.schedules import Due, Step
 from pgqueue.store.statement import Bell
 
 logger = logging.getLogger(__name__)
 
-BATCH = 200
+BATCH = 100  # schedules of one transaction: it holds the leader's row
 HELD_PAUSE = 0.05  # seconds until the next look at schedules that somebody is just changing
 
 
@@ -57,12 +57,10 @@ class ScheduleService(Service):
         look = await self._maintenance.plain(store.schedules.next_look(self._leader))
         self._waiting = look.waiting
         if look.waiting:
-            ready = await self._maintenance.plain(store.schedules.ready_schedules(self._leader, BATCH))
-            await self._fire([self._step(due, _waited) for due in ready])
+            await self._fire(store.schedules.ready_schedules(self._leader, BATCH), _waited)
         if look.stepped or (look.seconds is not None and look.seconds <= 0):
-            due = await self._maintenance.plain(store.schedules.due_schedules(self._leader, BATCH))
-            settled = await self._fire([self._step(one, _due) for one in due])
-            return 0.0 if settled else HELD_PAUSE
+            fired = await self._fire(store.schedules.due_schedules(self._leader, BATCH), _due)
+            return 0.0 if fired else HELD_PAUSE
         return self._longest if look.seconds is None else min(self._longest, max(0.001, look.seconds))
 
     def freed(self) -> None:
@@ -70,23 +68,23 @@ class ScheduleService(Service):
         if self._waiting:
             self.wake()
 
-    async def _fire(self, steps: Sequence[Step]) -> int:
-        """Write `steps`; how many of the schedules were still as they were found."""
-        if not steps:
-            return 0
+    async def _fire(self, found: Statement[list[Due]], plan_one: Callable[[Due, ScheduleRules], Step]) -> int:
+        """Fire what is found; the number of schedules."""
+        operation = scheduling.fire(found, lambda due: _planned(due, plan_one), self._bell)
         async with self._maintenance.transaction() as connection:
-            settled, jobs = await callers.adrive(connection, scheduling.fire(steps, self._bell), self._schema)
+            number, jobs = await callers.adrive(connection, operation, self._schema)
         if jobs:
-            logger.debug("%d jobs of %d schedules enqueued", jobs, settled)
+            logger.debug("%d jobs of %d schedules enqueued", jobs, number)
             self._on_enqueued()
-        return settled
+        return number
 
-    def _step(self, due: Due, make: Callable[[Due, ScheduleRules], Step]) -> Step:
-        try:
-            return make(due, ScheduleRules.of(due.said).complete())
-        except Exception as error:  # noqa: BLE001 - whatever a row made by hand says must not stop the others
-            logger.warning("schedule %s is broken, fired no more until it is changed or resumed: %s", due.name, error)
-            return Step(due, [], None, due.now, broken=str(error) or type(error).__name__)
+
+def _planned(due: Due, plan_one: Callable[[Due, ScheduleRules], Step]) -> Step:
+    try:
+        return plan_one(due, ScheduleRules.of(due.said).complete())
+    except Exception as error:  # noqa: BLE001 - whatever a row made by hand says must not stop the others
+        logger.warning("schedule %s is broken, fired no more until it is changed or resumed: %s", due.name, error)
+        return Step(due, [], None, due.now, broken=str(error) or type(error).__name__)
 
 
 def _due(due: Due, rules: ScheduleRules) -> Step:

@@ -1,6 +1,5 @@
 -- Schedules and their fires. What is due and what comes next is computed in pgqueue/schedules.py, from the times that
--- these statements read; `version` is the row's xmin, so that a leader's act on a row that was changed meanwhile, by
--- whatever means, is none. A schedule is served by the leader of its queue.
+-- these statements read, while the rows are locked. A schedule is served by the leader of its queue.
 
 -- name: now
 -- The database's time.
@@ -99,7 +98,7 @@ SELECT (SELECT CASE WHEN schedule.next_fire_at <= clock_timestamp() THEN 0
 
 -- name: due_schedules
 -- This leader's schedules whose time has come, and those whose next fire was computed later than it is now: the clock
--- went back. With the transaction's time, which is what both are compared with.
+-- went back. Locked; what somebody is just changing is left out. By the transaction's time.
 WITH due AS MATERIALIZED (
   (SELECT schedule.name FROM pgqueue.schedules AS schedule
    WHERE schedule.next_fire_at <= now() AND schedule.next_fire_at IS NOT NULL AND NOT schedule.paused
@@ -111,29 +110,22 @@ WITH due AS MATERIALIZED (
      AND coalesce((SELECT leader FROM pgqueue.queues WHERE queues.name = schedule.queue), 'default') = %(leader)s
    ORDER BY schedule.computed_at LIMIT CAST(%(limit)s AS bigint))
 )
-SELECT schedule.name, CAST(schedule.xmin AS text), CAST(declared AS text), CAST(operator AS text),
-       nullif(next_fire_at, '-infinity'), nullif(computed_at, '-infinity'), waiting_fire_at, now()
-FROM due JOIN pgqueue.schedules AS schedule ON schedule.name = due.name ORDER BY schedule.name
+SELECT schedule.name, CAST(declared AS text), CAST(operator AS text), nullif(next_fire_at, '-infinity'),
+       nullif(computed_at, '-infinity'), waiting_fire_at, now()
+FROM due JOIN pgqueue.schedules AS schedule ON schedule.name = due.name
+WHERE schedule.next_fire_at IS NOT NULL AND NOT schedule.paused
+ORDER BY schedule.name FOR UPDATE OF schedule SKIP LOCKED
 
 -- name: ready_schedules
--- Schedules with a fire that waited for a run that is over by now.
-SELECT schedule.name, CAST(schedule.xmin AS text), CAST(declared AS text), CAST(operator AS text),
-       nullif(next_fire_at, '-infinity'), nullif(computed_at, '-infinity'), waiting_fire_at, now()
+-- Schedules with a fire that waited for a run that is over by now; locked.
+SELECT schedule.name, CAST(declared AS text), CAST(operator AS text), nullif(next_fire_at, '-infinity'),
+       nullif(computed_at, '-infinity'), waiting_fire_at, now()
 FROM pgqueue.schedules AS schedule
 WHERE waiting_fire_at IS NOT NULL AND NOT paused
   AND coalesce((SELECT leader FROM pgqueue.queues WHERE queues.name = schedule.queue), 'default') = %(leader)s
   AND NOT EXISTS (SELECT FROM pgqueue.schedule_fires AS fire JOIN pgqueue.jobs AS job ON job.id = fire.job_id
                   WHERE fire.open AND fire.schedule = schedule.name)
-ORDER BY schedule.name LIMIT CAST(%(limit)s AS bigint)
-
--- name: claim
--- Which of these schedules are still what they were when their fires were planned; locked.
-SELECT item.name
-FROM unnest(CAST(%(names)s AS text[]), CAST(%(versions)s AS text[])) AS item(name, version)
-CROSS JOIN LATERAL (
-  SELECT 1 FROM pgqueue.schedules WHERE name = item.name AND CAST(xmin AS text) = item.version
-  FOR UPDATE SKIP LOCKED) AS schedule
-ORDER BY item.name
+ORDER BY schedule.name LIMIT CAST(%(limit)s AS bigint) FOR UPDATE OF schedule SKIP LOCKED
 
 -- name: close_fires
 -- The fires of these schedules whose job is finished are closed; which schedules have a live job.

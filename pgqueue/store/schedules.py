@@ -116,10 +116,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Due:
-    """A schedule as a leader finds it due; `version` tells whether it was changed since."""
+    """A schedule as a leader finds it due, by the time `now`."""
 
     name: str
-    version: str
     said: dict[str, Any]
     next_fire_at: datetime | None
     computed_at: datetime | None
@@ -290,19 +289,13 @@ def next_look(leader: str) -> Statement[Look]:
 
 
 def due_schedules(leader: str, limit: int) -> Statement[list[Due]]:
-    """This leader's schedules that are due, or whose next fire must be computed anew."""
+    """This leader's schedules that are due, or whose next fire must be computed anew; locked."""
     return Statement("schedules.due_schedules", {"leader": leader, "limit": limit}, _due)
 
 
 def ready_schedules(leader: str, limit: int) -> Statement[list[Due]]:
-    """This leader's schedules with a fire that waited for a run that is over."""
+    """This leader's schedules with a fire that waited for a run that is over; locked."""
     return Statement("schedules.ready_schedules", {"leader": leader, "limit": limit}, _due)
-
-
-def claim(found: Sequence[Due]) -> Statement[set[str]]:
-    """The names of those that are still as they were found; locked."""
-    params = {"names": [one.name for one in found], "versions": [one.version for one in found]}
-    return Statement("schedules.claim", params, _names)
 
 
 def close_fires(names: Iterable[str]) -> Statement[set[str]]:
@@ -378,7 +371,7 @@ def _schedules(rows: list[Row]) -> list[Schedule]:
 
 
 def _due(rows: list[Row]) -> list[Due]:
-    return [Due(row[0], row[1], {**json.loads(row[2]), **json.loads(row[3])}, *row[4:]) for row in rows]
+    return [Due(row[0], {**json.loads(row[1]), **json.loads(row[2])}, *row[3:]) for row in rows]
 
 
 def _names(rows: list[Row]) -> set[str]:

@@ -15,8 +15,8 @@ from pgqueue.job import Job
 from pgqueue.schedules import ScheduleRules
 from pgqueue.store import acts, operations, schedules
 from pgqueue.store.operations import Operation
-from pgqueue.store.schedules import Declaration, Schedule, Settled, Step
-from pgqueue.store.statement import Bell
+from pgqueue.store.schedules import Declaration, Due, Schedule, Settled, Step
+from pgqueue.store.statement import Bell, Statement
 
 Made = tuple[Schedule, list[str]]
 """A schedule, and what is to be warned of."""
@@ -166,19 +166,21 @@ def declare(
         yield schedules.retire(gone)
 
 
-def fire(steps: Sequence[Step], bell: Bell) -> Operation[tuple[int, int]]:
+def fire(found: Statement[list[Due]], plan: Callable[[Due], Step], bell: Bell) -> Operation[tuple[int, int]]:
     """Make the jobs of what is due, their records, and write what comes next; one transaction, behind a fence.
 
-    What was changed since it was found, and fires that are recorded already, are left out.
+    Args:
+        found: finds and locks the schedules.
+        plan: what becomes of one; raises nothing.
+        bell: the doorbell.
 
     Returns:
-        How many schedules were still as they were found, and how many jobs were made.
+        How many schedules were found, and how many jobs were made. Fires that are recorded already are left out.
     """
-    claimed = yield schedules.claim([step.due for step in steps])
-    live = [step for step in steps if step.due.name in claimed]
+    live = [plan(due) for due in (yield found)]
     if not live:
         return 0, 0
-    running = yield schedules.close_fires(claimed)
+    running = yield schedules.close_fires(step.due.name for step in live)
     records = [record for step in live for record in _records(step, step.due.name in running)]
     fresh = (yield schedules.record_fires(records)) if records else set()
     outcomes = {(name, fire_at): outcome for name, fire_at, outcome in records if (name, fire_at) in fresh}
