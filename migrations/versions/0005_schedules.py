@@ -101,7 +101,7 @@ BEGIN
   RETURN NULL;
 END $$;
 
--- Names are quoted here; `condition` is SQL as it stands, the installer's own.
+-- Names are quoted here; `condition` is SQL as it stands, the installer's own: one expression, whatever it comments out.
 CREATE FUNCTION pgqueue.install_trigger(relation regclass, name text, events text[], settings jsonb,
                                         condition text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -129,7 +129,7 @@ BEGIN
   END IF;
   EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s FOR EACH ROW %s EXECUTE FUNCTION pgqueue.enqueue_row(%L)',
                  name, array_to_string(events, ' OR '), relation,
-                 CASE WHEN condition IS NULL THEN '' ELSE format('WHEN (%s)', condition) END, settings);
+                 CASE WHEN condition IS NULL THEN '' ELSE 'WHEN (' || condition || E'\\n)' END, settings);
 END $$;
 
 CREATE FUNCTION pgqueue.remove_trigger(relation regclass, name text) RETURNS void

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pgqueue.errors import ConflictError, DatabaseUnavailableError, NotFoundError, PgQueueError, TriggerError
+from pgqueue.errors import (
+    ConflictError,
+    DatabaseError,
+    DatabaseUnavailableError,
+    InvalidArgumentError,
+    NotFoundError,
+    PgQueueError,
+    TriggerError,
+)
 from pgqueue.job import EncodedJob, Job
 from pgqueue.store import acts, operations, triggers
 from pgqueue.store.operations import Operation
@@ -13,6 +22,8 @@ from pgqueue.store.statement import Bell
 from pgqueue.store.triggers import RowTrigger
 
 MAX_NAME_BYTES = 63
+_REFUSED = ("42", "22", "0A")  # SQLSTATEs of what the caller wrote
+_NO_RIGHT = "42501"
 
 
 def emit(
@@ -61,11 +72,20 @@ def install(
     Raises:
         NotFoundError: there is no such table.
         ConflictError: the table has a trigger of this name.
+        InvalidArgumentError: PostgreSQL refuses the condition, a column, or a trigger on such a table.
     """
     found = yield from _table(table)
     if any((one.table, one.name) == (found, name) for one in (yield triggers.list_triggers())):
         raise ConflictError(f"{found} has a trigger {name} already: remove it first, or give this one another --name")
-    yield triggers.install(found, name, events, settings, condition)
+    try:
+        yield triggers.install(found, name, events, settings, condition)
+    except DatabaseError as error:
+        state = getattr(error.__cause__, "sqlstate", None) or ""
+        if not state.startswith(_REFUSED) or state == _NO_RIGHT:
+            raise
+        said = " ".join(str(error.__cause__).split())
+        text = re.split(r" (?:LINE \d+|CONTEXT|QUERY):", said)[0]
+        raise InvalidArgumentError(f"no trigger on {found}: {text}") from error
     yield acts.note(
         actor, "triggers.install", f"{found} {name}", {**settings, "events": list(events), "when": condition}
     )
