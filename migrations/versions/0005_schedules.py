@@ -101,7 +101,7 @@ BEGIN
   RETURN NULL;
 END $$;
 
--- Names are quoted here; `condition` is SQL as it stands, the installer's own: one expression, whatever it comments out.
+-- Names are quoted here; `condition` is SQL as it stands, the installer's own: one expression, comments or not.
 CREATE FUNCTION pgqueue.install_trigger(relation regclass, name text, events text[], settings jsonb,
                                         condition text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql AS $$
