@@ -15,7 +15,7 @@ from cli_tools import SECRET, environment, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support import DispatcherProcess, dispatchers, eventually
 
-from pgqueue import Registry, Settings
+from pgqueue import Registry, Settings, db
 from pgqueue.cli.applications import load_app, load_registry
 from pgqueue.errors import ConfigurationError
 
@@ -81,7 +81,8 @@ def test_the_banner_says_version_database_and_schema_then_who_leads(dsn, tmp_pat
     assert lines[0] == "pgqueue 0.1.0"
     assert lines[1].startswith("database: ")
     assert lines[1].endswith("(from PGQUEUE_DATABASE_URL)")
-    assert lines[2:4] == ["schema: pgqueue, revision 0002", "job types: demo:delay_print, session_init, workspace_init"]
+    assert lines[2] == f"schema: pgqueue, revision {db.SCHEMA_LEVEL:04}"
+    assert lines[3] == "job types: demo:delay_print, session_init, workspace_init"
     assert (secret or SECRET) not in first.text() + second.text()
 
 
@@ -252,7 +253,7 @@ def test_up_makes_the_schema_of_a_configured_database_and_runs_jobs(empty_dsn, t
             process.terminate()
         assert process.wait(20) == 0
     text = log.read_text()
-    assert "revision 0002 (made)" in text
+    assert f"revision {db.SCHEMA_LEVEL:04} (made)" in text
     assert "embedded" not in text
 
 

@@ -19,6 +19,7 @@ from pgqueue.errors import DatabaseUnavailableError, SchemaError
 from pgqueue.store import statistics
 
 ROOT = Path(__file__).parents[1]
+REVISIONS = sorted(path.stem for path in (ROOT / "migrations/versions").glob("[0-9]*.py"))
 TABLES = {"jobs", "finished_jobs", "leader", "workers", "job_types", "queues", "audit", "revisions"}
 
 
@@ -116,7 +117,7 @@ def test_four_starters_at_once_make_one_schema(empty_dsn):
             assert one.result().returncode == 0, one.result().stderr
     migrate.check(empty_dsn)
     with psycopg.connect(empty_dsn) as connection:
-        assert connection.execute("SELECT count(*) FROM pgqueue.revisions").fetchone() == (2,)
+        assert connection.execute("SELECT count(*) FROM pgqueue.revisions").fetchone() == (len(REVISIONS),)
         assert connection.execute(
             "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
             "WHERE locktype = 'advisory' AND datname = current_database()"
@@ -134,7 +135,7 @@ def test_the_revisions_run_from_the_root_directory(empty_dsn):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert alembic("current", dsn=empty_dsn, cwd=Path("/")).stdout.startswith("0002")
+    assert alembic("current", dsn=empty_dsn, cwd=Path("/")).stdout.startswith(REVISIONS[-1][:4])
 
 
 def test_the_sql_can_be_written_out_for_a_person_to_run(empty_dsn):
@@ -198,7 +199,7 @@ def test_a_role_that_owns_the_database_and_is_no_superuser_can_migrate_and_work(
             done = alembic("upgrade", "head", dsn=url)
             assert done.returncode == 0, done.stderr
             migrate.upgrade(url)
-            assert migrate.level(url) == (2, 2)
+            assert migrate.level(url) == (db.SCHEMA_LEVEL, 2)
             with Queue(url) as queue:
                 assert queue.cancel(queue.enqueue("a").id)
             migrate.downgrade(url)

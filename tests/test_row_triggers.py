@@ -120,7 +120,7 @@ def test_list_and_remove(orders, sql):
         (["orders", "--on", "insert", "--queue", "a b"], 2, "invalid queue 'a b'"),
         (["orders", "--on", "insert", "--when", "true) EXECUTE FUNCTION x(); --"], 2, "syntax error"),
         (["heads", "--on", "insert"], 2, '"heads" is a view'),
-        (["pgqueue.jobs", "--on", "insert"], 2, "one of pgqueue's own tables"),
+        (["pgqueue.jobs", "--on", "insert"], 2, "its trigger would call itself"),
     ],
 )
 def test_what_does_not_exist_or_breaks_a_rule_is_refused_and_nothing_is_installed(arguments, code, text, orders, sql):

@@ -122,9 +122,8 @@ BEGIN
   IF FOUND THEN
     RAISE EXCEPTION '% has no column %', relation, quote_ident(missing) USING ERRCODE = 'undefined_column';
   END IF;
-  IF (SELECT relnamespace FROM pg_class WHERE oid = relation)
-     = (SELECT relnamespace FROM pg_class WHERE oid = 'pgqueue.jobs'::regclass) THEN
-    RAISE EXCEPTION '% is one of pgqueue''s own tables: its trigger would call itself', relation
+  IF relation = 'pgqueue.jobs'::regclass THEN
+    RAISE EXCEPTION '% is where jobs go: its trigger would call itself', relation
       USING ERRCODE = 'invalid_parameter_value';
   END IF;
   EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s FOR EACH ROW %s EXECUTE FUNCTION pgqueue.enqueue_row(%L)',
