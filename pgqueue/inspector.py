@@ -22,7 +22,7 @@ from pgqueue.store import Statement
 from pgqueue.store.acts import Failure
 from pgqueue.store.configuration import QueueConfig, TypeConfig
 from pgqueue.store.leader import LeaderInfo
-from pgqueue.store.schedules import Schedule, Unserved
+from pgqueue.store.schedules import Schedule
 from pgqueue.store.statistics import Overview
 from pgqueue.store.workers import WorkerInfo
 
@@ -156,10 +156,6 @@ class Inspector:
     def schedules(self) -> list[Schedule]:
         """Every schedule, by name."""
         return self._run(store.schedules.read_schedules())
-
-    def unserved_schedules(self) -> list[Unserved]:
-        """The schedules whose jobs nobody would run: no leader for their queue, or no live worker with their type."""
-        return [one for one in self._run(store.schedules.unserved()) if one.warnings]
 
     def workers(self) -> list[WorkerInfo]:
         """Every worker that is alive or died within a day."""

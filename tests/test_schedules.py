@@ -13,10 +13,11 @@ import psycopg
 import pytest
 from support import eventually, finished
 
-from pgqueue import AsyncQueue, Dispatcher, Inspector, Queue, Registry, Settings, db, migrate
+from pgqueue import AsyncQueue, Dispatcher, Queue, Registry, Settings, db, migrate
 from pgqueue.dispatcher import schedule
 from pgqueue.errors import ConfigurationError, ConflictError, InvalidArgumentError, NotFoundError
 from pgqueue.schedule_client import AsyncSchedules, Schedules
+from pgqueue.testing import drain, travel
 
 FAR = "0 0 29 2 *"  # comes in no test
 QUICK = {"job_poll_interval": 0.1}
@@ -426,7 +427,7 @@ def test_a_declaration_that_breaks_a_rule_is_refused_at_once():
 def test_an_operators_acts_from_adding_to_removing(queue, sql, caplog):
     made = queue.schedules.add("s", cron="0 2 * * *", type="tick", tz="Europe/Berlin", queue="nowhere")
     assert (made.state, made.describe(), made.application) == ("active", "at 02:00 every day, Europe/Berlin", None)
-    assert "schedule s: nobody serves its queue nowhere now" in caplog.text
+    assert "schedule s: nobody serves its queue nowhere now: leader default is away" in caplog.text
     assert "schedule s: no live worker has its type tick" in caplog.text
     fires_next = queue.schedules.next("s", 3)
     assert [(fire.hour, fire.minute) for fire in fires_next] == [(2, 0)] * 3
@@ -484,20 +485,6 @@ def test_both_twins_have_the_same_names_and_signatures_and_do_the_same(dsn, sql)
     asyncio.run(run())
 
 
-def test_a_schedule_nobody_would_serve_is_found(dsn, queue, sql, started):
-    queue.schedules.add("lost", cron="@daily", type="tick", queue="lost")
-    queue.schedules.add("odd", cron="@daily", type="odd")
-    queue.schedules.add("good", cron="@daily", type="tick")
-    sql("INSERT INTO pgqueue.queues (name, leader) VALUES ('lost', 'nobody')")
-    started(registry_of("tick"), queue)
-    with Inspector(dsn) as inspector:
-        eventually(lambda: len(inspector.unserved_schedules()) == 2)
-        assert {one.name: (one.led, one.known) for one in inspector.unserved_schedules()} == {
-            "lost": (False, True),
-            "odd": (True, False),
-        }
-
-
 def test_a_start_says_which_declared_types_nobody_can_run(dsn, caplog):
     registry = registry_of("tick")
     registry.schedule("good", cron="@daily", type="tick")
@@ -517,6 +504,18 @@ def test_old_records_are_forgotten_and_those_of_live_jobs_stay(dsn, queue, sql, 
     sql("UPDATE pgqueue.schedule_fires SET fired_at = clock_timestamp() - interval '2 d'")
     started(registry_of("tick"), queue, retention_completed=86_400)
     eventually(lambda: fires(sql, columns="job_id") == [job.id])
+
+
+def test_time_travel_makes_schedules_due_and_a_drain_fires_them(queue, sql):
+    registry = registry_of("tick")
+    minute = (sql("SELECT clock_timestamp()")[0][0].minute + 30) % 60  # it does not come while this runs
+    queue.schedules.add("s", cron=f"{minute} * * * *", type="tick", missed="all")
+    for rounds in (1, 2):
+        travel(queue, 2 * 3600)
+        drain(queue, registry)
+        instants = fires(sql, columns="fire_at")
+        assert len(instants) == 2 * rounds
+        assert all(after - before == timedelta(hours=1) for before, after in pairwise(instants))
 
 
 def test_another_schema_has_its_own_schedules(empty_dsn):

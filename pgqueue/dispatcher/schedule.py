@@ -118,6 +118,6 @@ async def declare(connection: db.AsyncConnection, registry: Registry, schema: st
     operation = scheduling.declare(registry.schedules, registry.application, lambda text: logger.warning("%s", text))
     async with db.atransaction(connection):
         await callers.adrive(connection, operation, schema)
-    for one in await db.arun(connection, store.schedules.unserved(list(registry.schedules)), schema):
+    for one in await db.arun(connection, store.schedules.served(list(registry.schedules)), schema):
         if not one.known and one.type not in registry:
             logger.warning("%s", one.warnings[-1])

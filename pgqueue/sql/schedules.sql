@@ -188,17 +188,18 @@ WHERE ctid = ANY(ARRAY(
   ORDER BY fire.fired_at LIMIT CAST(%(limit)s AS bigint)))
 RETURNING 1
 
--- name: unserved
--- Schedules whose jobs nobody would run: is there a live leader for the queue, and a live worker with the type?
-SELECT schedule.name, schedule.queue, schedule.type,
-       EXISTS (SELECT FROM pgqueue.leader
-               WHERE leader.name = coalesce((SELECT leader FROM pgqueue.queues WHERE queues.name = schedule.queue), 'default')
-                 AND leader.expires_at > clock_timestamp()),
-       EXISTS (SELECT FROM pgqueue.workers
-               WHERE NOT dead AND expires_at > clock_timestamp() AND schedule.type = ANY(workers.types))
-FROM (SELECT name, queue, retired_at,
-             CASE WHEN operator ? 'type' THEN operator->>'type' ELSE declared->>'type' END AS type
-      FROM pgqueue.schedules) AS schedule
-WHERE schedule.retired_at IS NULL
-  AND (CAST(%(names)s AS text[]) IS NULL OR schedule.name = ANY(CAST(%(names)s AS text[])))
+-- name: served
+-- Would anybody run these schedules' jobs? Is there a live leader for the queue, and a live worker with the type; and
+-- whether the schedule fires at all, or why it cannot.
+SELECT schedule.name, schedule.queue, schedule.leader, schedule.type,
+       EXISTS (SELECT FROM pgqueue.leader AS lease
+               WHERE lease.name = schedule.leader AND lease.expires_at > clock_timestamp()),
+       EXISTS (SELECT FROM pgqueue.workers AS worker
+               WHERE NOT worker.dead AND worker.expires_at > clock_timestamp() AND schedule.type = ANY(worker.types)),
+       schedule.active, schedule.broken
+FROM (SELECT name, queue, coalesce((SELECT leader FROM pgqueue.queues WHERE queues.name = one.queue), 'default') AS leader,
+             CASE WHEN operator ? 'type' THEN operator->>'type' ELSE declared->>'type' END AS type,
+             next_fire_at IS NOT NULL AND NOT paused AS active, broken
+      FROM pgqueue.schedules AS one
+      WHERE CAST(%(names)s AS text[]) IS NULL OR name = ANY(CAST(%(names)s AS text[]))) AS schedule
 ORDER BY schedule.name

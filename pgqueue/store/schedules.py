@@ -165,21 +165,29 @@ class Fire:
 
 
 @dataclass(frozen=True, slots=True)
-class Unserved:
-    """Whether anybody would run a schedule's jobs: `led`: its queue has a leader; `known`: a worker has its type."""
+class Served:
+    """Whether anybody would run a schedule's jobs: `led`: its queue has a live leader; `known`: a worker has its type.
+
+    `active`: it fires; `broken`: why it cannot.
+    """
 
     name: str
     queue: str
+    leader: str
     type: str | None
     led: bool
     known: bool
+    active: bool
+    broken: str | None
 
     @property
     def warnings(self) -> list[str]:
         """What is wrong, a sentence each."""
         found = []
         if not self.led:
-            found.append(f"schedule {self.name}: nobody serves its queue {self.queue} now: no dispatcher leads it")
+            found.append(
+                f"schedule {self.name}: nobody serves its queue {self.queue} now: leader {self.leader} is away"
+            )
         if not self.known:
             found.append(f"schedule {self.name}: no live worker has its type {self.type}: its jobs would wait")
         return found
@@ -360,10 +368,10 @@ def forget_fires(seconds: float, limit: int) -> Statement[int]:
     return Statement("schedules.forget_fires", {"seconds": seconds, "limit": limit}, len)
 
 
-def unserved(names: Sequence[str] | None = None) -> Statement[list[Unserved]]:
+def served(names: Sequence[str] | None = None) -> Statement[list[Served]]:
     """For each schedule (all, or those named): is there a leader for its queue and a worker for its type?"""
     params = {"names": None if names is None else list(names)}
-    return Statement("schedules.unserved", params, lambda rows: [Unserved(*row) for row in rows])
+    return Statement("schedules.served", params, lambda rows: [Served(*row) for row in rows])
 
 
 def _schedules(rows: list[Row]) -> list[Schedule]:

@@ -236,7 +236,7 @@ def _locked(name: str) -> Operation[Schedule]:
 
 def _changed(name: str, bell: Bell) -> Operation[Made]:
     yield schedules.tell(bell)
-    warnings = [text for one in (yield schedules.unserved([name])) for text in one.warnings]
+    warnings = [text for one in (yield schedules.served([name])) for text in one.warnings]
     return (yield from get(name)), warnings
 
 
