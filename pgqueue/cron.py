@@ -150,8 +150,14 @@ def check_cron(value: object) -> str:
     Raises:
         InvalidArgumentError: it is none, or none that ever fires.
     """
-    text = " ".join(value.split()) if isinstance(value, str) else ""
-    shown = validation.shorten(value)
+    if isinstance(value, str):
+        return _checked(value)
+    raise InvalidArgumentError(f"invalid cron {validation.shorten(value)}: must be {RULE}")
+
+
+@lru_cache(maxsize=4096)
+def _checked(given: str) -> str:
+    text, shown = " ".join(given.split()), validation.shorten(given)
     if text.startswith("@"):
         text = text.lower()
         if text not in ALIASES and _interval(text) is None:

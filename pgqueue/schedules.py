@@ -200,6 +200,7 @@ def plan(rules: ScheduleRules, next_fire_at: datetime | None, computed_at: datet
         due = [next_fire_at, *missed] if next_fire_at >= oldest else missed
         computed = missed[-1] if len(missed) == CATCH_UP else now
         return Plan(due, expression.next_after(computed), computed, next_fire_at < oldest)
-    last = expression.last_between(since, now) or next_fire_at
-    passed_over = last > next_fire_at or last < oldest
-    return Plan([last] if last >= oldest else [], expression.next_after(now), now, passed_over)
+    last, following = next_fire_at, expression.next_after(since)
+    if following <= now:
+        last, following = expression.last_between(since, now) or last, expression.next_after(now)
+    return Plan([last] if last >= oldest else [], following, now, last > next_fire_at or last < oldest)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from pgqueue import callers, db, store
+from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.service import Service
@@ -25,6 +26,7 @@ from pgqueue.store.statement import Bell
 logger = logging.getLogger(__name__)
 
 BATCH = 100  # schedules of one transaction: it holds the leader's row
+PLANNING = 0.1  # seconds that planning may take in one transaction; rare expressions take milliseconds each
 HELD_PAUSE = 0.05  # seconds until the next look at schedules that somebody is just changing
 
 
@@ -70,7 +72,17 @@ class ScheduleService(Service):
 
     async def _fire(self, found: Statement[list[Due]], plan_one: Callable[[Due, ScheduleRules], Step]) -> int:
         """Fire what is found; the number of schedules."""
-        operation = scheduling.fire(found, lambda due: _planned(due, plan_one), self._bell)
+        end: float | None = None
+
+        def planned(due: Due) -> Step | None:
+            nonlocal end
+            if end is None:
+                end = clock() + PLANNING
+            elif clock() > end:
+                return None
+            return _planned(due, plan_one)
+
+        operation = scheduling.fire(found, planned, self._bell)
         async with self._maintenance.transaction() as connection:
             number, jobs = await callers.adrive(connection, operation, self._schema)
         if jobs:

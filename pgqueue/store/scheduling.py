@@ -166,18 +166,18 @@ def declare(
         yield schedules.retire(gone)
 
 
-def fire(found: Statement[list[Due]], plan: Callable[[Due], Step], bell: Bell) -> Operation[tuple[int, int]]:
+def fire(found: Statement[list[Due]], plan: Callable[[Due], Step | None], bell: Bell) -> Operation[tuple[int, int]]:
     """Make the jobs of what is due, their records, and write what comes next; one transaction, behind a fence.
 
     Args:
         found: finds and locks the schedules.
-        plan: what becomes of one; raises nothing.
+        plan: what becomes of one; None: it is left for the next time. Raises nothing.
         bell: the doorbell.
 
     Returns:
         How many schedules were found, and how many jobs were made. Fires that are recorded already are left out.
     """
-    live = [plan(due) for due in (yield found)]
+    live = [step for due in (yield found) if (step := plan(due)) is not None]
     if not live:
         return 0, 0
     running = yield schedules.close_fires(step.due.name for step in live)
