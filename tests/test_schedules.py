@@ -403,6 +403,16 @@ def test_a_schedule_of_another_application_is_not_taken_over(dsn, queue, started
     assert queue.schedules.get("s").rules.cron == "@hourly"
 
 
+def test_an_operators_word_that_is_broken_does_not_keep_the_code_from_starting(dsn, queue, sql, started):
+    registry = registry_of("tick")
+    registry.schedule("s", cron="@daily", type="tick")
+    declare(dsn, registry)
+    sql('UPDATE pgqueue.schedules SET operator = \'{"tz": "Mars"}\'')
+    started(registry, queue, **QUICK)
+    eventually(lambda: queue.schedules.get("s").state == "broken")
+    assert queue.schedules.change("s", reset=["tz"]).state == "active"
+
+
 def test_a_second_start_does_not_move_a_fire_that_is_due(dsn, queue, sql, started):
     registry = registry_of("tick")
     registry.schedule("s", cron=FAR, type="tick")

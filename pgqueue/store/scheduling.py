@@ -151,8 +151,11 @@ def declare(
             )
         if before.declared_at is not None and before.declared != rules.as_json():
             on_change(f"schedule {name} was declared {before.declared} by another start, is now {rules.as_json()}")
-        after = ScheduleRules.of({**rules.as_json(), **before.operator})
-        declarations.append((name, rules, *_next(before, after, now)))
+        try:
+            after = ScheduleRules.of({**rules.as_json(), **before.operator}).complete()
+            declarations.append((name, rules, *_next(before, after, now)))
+        except InvalidArgumentError:  # what the operator's word, written by hand, says: a leader marks it broken
+            declarations.append((name, rules, now, now))
     if declarations:
         yield schedules.declare_schedules(declarations, application)
     gone = [
