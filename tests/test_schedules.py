@@ -128,6 +128,22 @@ def test_a_row_that_cannot_be_planned_is_broken_alone_and_goes_on_when_it_is_men
     eventually(lambda: fires(sql, "zone"))
 
 
+def test_a_job_that_the_server_refuses_or_holds_up_stops_its_own_schedule_alone(dsn, queue, sql, started):
+    sql("ALTER TABLE pgqueue.jobs ADD CONSTRAINT no_bad CHECK (type <> 'bad')")
+    queue.schedules.add("bad", cron="@every 1s", type="bad")
+    queue.schedules.add("held", cron="@every 1s", type="tick", unique_key="k")
+    queue.schedules.add("good", cron="@every 1s", type="tick")
+    with psycopg.connect(dsn) as theirs:
+        queue.enqueue("tick", unique_key="k", connection=theirs)  # nobody knows yet whether it will be
+        started(registry_of("tick"), queue, **QUICK)
+        eventually(lambda: len(fires(sql, "good")) >= 2)
+        assert (fires(sql, "bad"), fires(sql, "held")) == ([], [])
+        theirs.rollback()
+    eventually(lambda: fires(sql, "held"))
+    assert "no_bad" in queue.schedules.get("bad").broken
+    assert [queue.schedules.get(name).state for name in ("held", "good")] == ["active", "active"]
+
+
 def test_a_schedule_waits_for_the_leader_of_its_queue(queue, sql, started):
     sql("INSERT INTO pgqueue.queues (name, leader) VALUES ('theirs', 'other')")
     for name, lane in (("ours", "default"), ("theirs", "theirs")):

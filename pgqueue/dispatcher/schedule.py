@@ -17,6 +17,7 @@ from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.service import Service
+from pgqueue.errors import DatabaseError, DatabaseUnavailableError
 from pgqueue.registry import Registry
 from pgqueue.schedules import ScheduleRules, plan
 from pgqueue.store import Statement, scheduling
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 100  # schedules of one transaction: it holds the leader's row
 PLANNING = 0.1  # seconds that planning may take in one transaction; rare expressions take milliseconds each
+_REFUSED = ("22", "23", "54", "P0")  # SQLSTATEs that say the same every time
 HELD_PAUSE = 0.05  # seconds until the next look at schedules that somebody is just changing
 
 
@@ -61,7 +63,13 @@ class ScheduleService(Service):
         if look.waiting:
             await self._fire(store.schedules.ready_schedules(self._leader, BATCH), _waited)
         if look.stepped or (look.seconds is not None and look.seconds <= 0):
-            fired = await self._fire(store.schedules.due_schedules(self._leader, BATCH), _due)
+            try:
+                fired = await self._fire(store.schedules.due_schedules(self._leader, BATCH), _due)
+            except DatabaseUnavailableError:
+                raise
+            except DatabaseError as error:
+                logger.warning("schedules are fired one by one: %s", error)
+                fired = await self._fire_singly()
             return 0.0 if fired else HELD_PAUSE
         return self._longest if look.seconds is None else min(self._longest, max(0.001, look.seconds))
 
@@ -69,6 +77,28 @@ class ScheduleService(Service):
         """A run is over: it may be one that a fire waits for."""
         if self._waiting:
             self.wake()
+
+    async def _fire_singly(self) -> int:
+        """Fire what is due, each in a transaction of its own; how many were.
+
+        One whose job the server refuses is broken; one that cannot be fired now, because somebody holds its job's
+        unique key, is left for later.
+        """
+        number = 0
+        for due in await self._maintenance.plain(store.schedules.due_schedules(self._leader, BATCH)):
+            found = store.schedules.due_schedules(self._leader, 1, due.name)
+            try:
+                number += await self._fire(found, _due)
+            except DatabaseUnavailableError:
+                raise
+            except DatabaseError as error:
+                state = getattr(error.__cause__, "sqlstate", None) or ""
+                if state.startswith(_REFUSED):
+                    reason = str(error)
+                    number += await self._fire(found, lambda due, _: _broken(due, reason))  # noqa: B023 - called at once
+                else:
+                    logger.warning("schedule %s is not fired now: %s", due.name, error)
+        return number
 
     async def _fire(self, found: Statement[list[Due]], plan_one: Callable[[Due, ScheduleRules], Step]) -> int:
         """Fire what is found; the number of schedules."""
@@ -95,8 +125,12 @@ def _planned(due: Due, plan_one: Callable[[Due, ScheduleRules], Step]) -> Step:
     try:
         return plan_one(due, ScheduleRules.of(due.said).complete())
     except Exception as error:  # noqa: BLE001 - whatever a row made by hand says must not stop the others
-        logger.warning("schedule %s is broken, fired no more until it is changed or resumed: %s", due.name, error)
-        return Step(due, [], None, due.now, broken=str(error) or type(error).__name__)
+        return _broken(due, str(error) or type(error).__name__)
+
+
+def _broken(due: Due, reason: str) -> Step:
+    logger.warning("schedule %s is broken, fired no more until it is changed or resumed: %s", due.name, reason)
+    return Step(due, [], None, due.now, broken=reason)
 
 
 def _due(due: Due, rules: ScheduleRules) -> Step:

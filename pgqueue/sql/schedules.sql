@@ -98,16 +98,18 @@ SELECT (SELECT CASE WHEN schedule.next_fire_at <= clock_timestamp() THEN 0
 
 -- name: due_schedules
 -- This leader's schedules whose time has come, and those whose next fire was computed later than it is now: the clock
--- went back. Locked; what somebody is just changing is left out. By the transaction's time.
+-- went back; all, or that of a name. Locked; what somebody is just changing is left out. By the transaction's time.
 WITH due AS MATERIALIZED (
   (SELECT schedule.name FROM pgqueue.schedules AS schedule
    WHERE schedule.next_fire_at <= now() AND schedule.next_fire_at IS NOT NULL AND NOT schedule.paused
      AND coalesce((SELECT leader FROM pgqueue.queues WHERE queues.name = schedule.queue), 'default') = %(leader)s
+     AND (CAST(%(name)s AS text) IS NULL OR schedule.name = CAST(%(name)s AS text))
    ORDER BY schedule.next_fire_at LIMIT CAST(%(limit)s AS bigint))
   UNION
   (SELECT schedule.name FROM pgqueue.schedules AS schedule
    WHERE schedule.computed_at > now() AND schedule.next_fire_at IS NOT NULL AND NOT schedule.paused
      AND coalesce((SELECT leader FROM pgqueue.queues WHERE queues.name = schedule.queue), 'default') = %(leader)s
+     AND (CAST(%(name)s AS text) IS NULL OR schedule.name = CAST(%(name)s AS text))
    ORDER BY schedule.computed_at LIMIT CAST(%(limit)s AS bigint))
 )
 SELECT schedule.name, CAST(declared AS text), CAST(operator AS text), nullif(next_fire_at, '-infinity'),
@@ -183,7 +185,9 @@ WHERE schedule = CAST(%(name)s AS text) ORDER BY fire_at DESC LIMIT CAST(%(limit
 DELETE FROM pgqueue.schedule_fires AS old
 WHERE ctid = ANY(ARRAY(
   SELECT fire.ctid FROM pgqueue.schedule_fires AS fire
-  WHERE fire.fired_at < now() - make_interval(secs => %(seconds)s) AND fire.outcome <> 'waiting'
+  WHERE fire.fired_at < now() - make_interval(secs => %(seconds)s)
+    AND NOT EXISTS (SELECT FROM pgqueue.schedules AS schedule
+                    WHERE schedule.name = fire.schedule AND schedule.waiting_fire_at = fire.fire_at)
     AND NOT (fire.open AND EXISTS (SELECT FROM pgqueue.jobs AS job WHERE job.id = fire.job_id))
   ORDER BY fire.fired_at LIMIT CAST(%(limit)s AS bigint)))
 RETURNING 1

@@ -296,9 +296,9 @@ def next_look(leader: str) -> Statement[Look]:
     return Statement("schedules.next_look", {"leader": leader}, lambda rows: Look(*rows[0]))
 
 
-def due_schedules(leader: str, limit: int) -> Statement[list[Due]]:
-    """This leader's schedules that are due, or whose next fire must be computed anew; locked."""
-    return Statement("schedules.due_schedules", {"leader": leader, "limit": limit}, _due)
+def due_schedules(leader: str, limit: int, name: str | None = None) -> Statement[list[Due]]:
+    """This leader's schedules that are due or must be computed anew, all or that of a name; locked."""
+    return Statement("schedules.due_schedules", {"leader": leader, "limit": limit, "name": name}, _due)
 
 
 def ready_schedules(leader: str, limit: int) -> Statement[list[Due]]:

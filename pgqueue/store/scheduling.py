@@ -207,7 +207,7 @@ def fire(found: Statement[list[Due]], plan: Callable[[Due], Step | None], bell: 
                 step.next_fire_at,
                 step.computed_at,
                 last.get(step.due.name),
-                waits.get(step.due.name, None if step.waited else step.due.waiting_fire_at),
+                waits.get(step.due.name, None if step.waited or step.broken else step.due.waiting_fire_at),
                 step.broken,
             )
             for step in live
