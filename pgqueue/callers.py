@@ -35,7 +35,12 @@ def drive(connection: db.Connection, operation: Operation[T], schema: str) -> T:
     try:
         step = next(operation)
         while True:
-            step = operation.send(_execute(connection, step, schema))
+            try:
+                result = _execute(connection, step, schema)
+            except DatabaseError as error:
+                step = operation.throw(error)  # which it may handle: a savepoint's owner does
+            else:
+                step = operation.send(result)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
 
@@ -45,7 +50,12 @@ async def adrive(connection: db.AsyncConnection, operation: Operation[T], schema
     try:
         step = next(operation)
         while True:
-            step = operation.send(await _aexecute(connection, step, schema))
+            try:
+                result = await _aexecute(connection, step, schema)
+            except DatabaseError as error:
+                step = operation.throw(error)
+            else:
+                step = operation.send(result)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
 
@@ -179,10 +189,14 @@ def _drive_sqlalchemy(connection: Any, operation: Operation[T], schema: str) -> 
                 raise UnsupportedConnectionError("COPY does not go through SQLAlchemy")
             # text() begins the Core Connection's transaction; a statement on the driver's connection would not,
             # and commit() would silently lose the job.
-            with _translated():
-                cursor = connection.execute(sa.text(_named(step.name, schema)), step.params)
-                result = step.parse([tuple(row) for row in cursor])
-            step = operation.send(result)
+            try:
+                with _translated():
+                    cursor = connection.execute(sa.text(_named(step.name, schema)), step.params)
+                    result = step.parse([tuple(row) for row in cursor] if cursor.returns_rows else [])
+            except DatabaseError as error:
+                step = operation.throw(error)
+            else:
+                step = operation.send(result)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
 

@@ -73,10 +73,14 @@ def _drive(wrapper: Any, operation: Operation[T], schema: str) -> T:
         while True:
             if isinstance(step, CopyRows):
                 raise UnsupportedConnectionError("COPY does not go through Django")
-            with wrapper.cursor() as cursor:
-                cursor.execute(sql.load(step.name, schema), step.params)
-                rows = cursor.fetchall() if cursor.description else []
-            step = operation.send(step.parse([_aware(row, wrapper) for row in rows]))
+            try:
+                with _translated(), wrapper.cursor() as cursor:
+                    cursor.execute(sql.load(step.name, schema), step.params)
+                    rows = cursor.fetchall() if cursor.description else []
+            except DatabaseError as error:
+                step = operation.throw(error)  # as in callers.drive
+            else:
+                step = operation.send(step.parse([_aware(row, wrapper) for row in rows]))
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
 

@@ -12,12 +12,14 @@
     │   └── SchemaError                      exit 4: schema missing, old, or too new; names the command
     ├── EmbeddedServerError                  exit 3: the embedded PostgreSQL could not be run
     ├── JobNotFoundError (LookupError)       exit 5
+    ├── NotFoundError (LookupError)          exit 5: no schedule or trigger has this name
     ├── ConflictError                        exit 6: the state of things forbids it
     │   ├── DuplicateJobError                a unique key is taken, and on_conflict is `raise`; `.job_id` has it
     │   ├── QueueFullError                   the queue's backlog is at its cap
     │   └── StaleRunError                    a run is no longer its job's own: it must undo what it did
     ├── WaitTimeoutError (TimeoutError)      exit 7
     ├── NotLeaderError                       a fenced write was refused: this process does not lead (any more)
+    ├── TriggerError                         a trigger failed, and emit was asked to say so
     ├── UnknownJobTypeError                  a job's type has no executor here
     ├── UnknownResourceError (LookupError)   a handler asked for a resource that nobody declared
     ├── StartupError                         a resource could not be made, or a start-up hook failed: nothing ran
@@ -107,6 +109,12 @@ class JobNotFoundError(PgQueueError, LookupError):
     exit_code = 5
 
 
+class NotFoundError(PgQueueError, LookupError):
+    """No schedule, or no trigger, has this name."""
+
+    exit_code = 5
+
+
 class ConflictError(PgQueueError):
     """The state of things forbids what was asked."""
 
@@ -141,6 +149,10 @@ class WaitTimeoutError(PgQueueError, TimeoutError):
 
 class NotLeaderError(PgQueueError):
     """A fenced write was refused: this process does not hold the lease (any more)."""
+
+
+class TriggerError(PgQueueError):
+    """A trigger of an event failed, and `emit` was asked to raise; none of the event's jobs was made."""
 
 
 class UnknownJobTypeError(PgQueueError):

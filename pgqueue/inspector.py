@@ -23,6 +23,7 @@ from pgqueue.store.acts import Failure
 from pgqueue.store.configuration import QueueConfig, TypeConfig
 from pgqueue.store.dependencies import Relative
 from pgqueue.store.leader import LeaderInfo
+from pgqueue.store.schedules import Schedule
 from pgqueue.store.statistics import Overview
 from pgqueue.store.workers import WorkerInfo
 
@@ -152,6 +153,10 @@ class Inspector:
             for name in sorted(configs.keys() | live.keys())
             for config in [configs.get(name) or QueueConfig(name)]
         ]
+
+    def schedules(self) -> list[Schedule]:
+        """Every schedule, by name."""
+        return self._run(store.schedules.read_schedules())
 
     def workers(self) -> list[WorkerInfo]:
         """Every worker that is alive or died within a day."""

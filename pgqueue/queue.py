@@ -44,9 +44,12 @@ from pgqueue.queue_base import (
     with_callback,
     workspace_init_payload,
 )
-from pgqueue.store import operations
+from pgqueue.registry import Registry
+from pgqueue.schedule_client import Schedules
+from pgqueue.store import operations, triggering
 from pgqueue.store.acts import Failure
 from pgqueue.store.statement import Operation
+from pgqueue.triggers import log_failure
 from pgqueue.waiting import Waits
 
 T = TypeVar("T")
@@ -59,6 +62,10 @@ class Queue(QueueBase):
         database_url: `postgresql://…`; None: the settings', else the embedded server.
         settings: read from pgqueue.toml and PGQUEUE_* if None.
         max_payload_bytes: largest payload; None: the settings' (1 MiB).
+        registry: whose triggers `emit` follows.
+
+    Attributes:
+        schedules: add, look up, change, pause, run and remove schedules (`pgqueue.schedule_client`).
 
     Raises (from every method that talks to the database):
         DatabaseUnavailableError, SchemaError, DatabaseError.
@@ -68,6 +75,7 @@ class Queue(QueueBase):
         super().__init__(database_url, **options)
         self._pool: Any = None
         self._waits: Waits | None = None
+        self.schedules = Schedules(self, self._run)
         self._opening = threading.Lock()
 
     def enqueue(
@@ -191,6 +199,42 @@ class Queue(QueueBase):
         """
         *made, last = self.enqueue_many(with_callback(jobs, on_complete), connection=connection)
         return made, last
+
+    def emit(
+        self,
+        event: str,
+        payload: object = None,
+        *,
+        connection: object = None,
+        registry: Registry | None = None,
+        raise_errors: bool = False,
+    ) -> list[Job]:
+        """Enqueue the jobs that the registry's triggers say follow `event`; those jobs, in the order of the triggers.
+
+        A trigger that fails is logged and makes no job; the others do, and the caller's transaction stays good.
+
+        Args:
+            event: its name, as in `Registry.on`.
+            payload: what the triggers and, unless they say otherwise, their jobs get.
+            connection: as in `enqueue`: with it the jobs exist when the caller's transaction commits.
+            registry: whose triggers; None: those of the queue's own registry.
+            raise_errors: raise what a trigger fails with; none of the event's jobs is made then.
+
+        Raises:
+            InvalidArgumentError: there is no registry, or the event's name breaks the rule.
+            TriggerError: a trigger failed, and raise_errors is set.
+        """
+        batch = self._triggered(event, payload, registry, raise_errors=raise_errors)
+        if not batch:
+            return []
+        jobs = self._run(
+            lambda _copy: triggering.emit(batch, self.bell, raise_errors=raise_errors, on_failure=log_failure),
+            connection,
+            repeat=repeat_of([new for _name, new in batch]),
+            writes=True,
+        )
+        log_enqueued_many(len(jobs))
+        return jobs
 
     def enqueue_workspace_init(self, workspace_id: str, **options: Any) -> Job:
         """Enqueue `workspace_init` {"workspaceId": workspace_id}; options as in `enqueue`."""

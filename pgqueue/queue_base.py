@@ -22,8 +22,10 @@ from pgqueue.payloads import (
     WorkspaceInitPayload,
     parse_payload,
 )
+from pgqueue.registry import Registry
 from pgqueue.store import Statement
 from pgqueue.store.statement import Bell
+from pgqueue.triggers import jobs_of
 from pgqueue.waiting import Patience
 
 logger = logging.getLogger(__name__)
@@ -40,8 +42,10 @@ class QueueBase:
         *,
         settings: Settings | None = None,
         max_payload_bytes: int | None = None,
+        registry: Registry | None = None,
     ) -> None:
         self.settings = settings or Settings()
+        self.registry = registry
         self._url = database_url
         if database_url is not None:
             db.conninfo(locate.locate(url=database_url).url, "pgqueue")
@@ -88,6 +92,16 @@ class QueueBase:
         if self._url is None and self.settings.direct_database_url is not None:
             return self.settings.direct_database_url
         return locate.locate(self.settings, self._url).url
+
+    def _triggered(
+        self, event: str, payload: object, registry: Registry | None, *, raise_errors: bool
+    ) -> list[tuple[str, EncodedJob]]:
+        """The jobs an event makes, each with its trigger's name."""
+        known = self.registry if registry is None else registry
+        if known is None:
+            raise InvalidArgumentError("emit needs a registry: Queue(registry=registry), or emit(…, registry=registry)")
+        triggers = known.triggers.get(validation.check_name(event, "event"), ())
+        return jobs_of(triggers, payload, max_payload_bytes=self._max_payload_bytes, raise_errors=raise_errors)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,4 +1,4 @@
-"""Which job types exist in this process, who executes them, and the code's defaults for each.
+"""Which job types exist in this process, who executes them, the code's defaults for each, schedules and triggers.
 
 Explicit on purpose: a type runs only what was registered under its name, nothing is imported because a row
 says so, and nothing is registered by importing. Owns no database and runs nothing.
@@ -19,6 +19,8 @@ from pgqueue.middleware import Around, Middleware
 from pgqueue.outcome import Policy
 from pgqueue.resources import Declaration, Resource
 from pgqueue.rules import MAX_LIMIT, QueueRules, TypeRules
+from pgqueue.schedules import ScheduleRules, check_schedule
+from pgqueue.triggers import Trigger, UniqueKey, make
 
 ErrorCallback = Callable[[Job, BaseException], None]
 Hook = Callable[[], Any]
@@ -80,15 +82,24 @@ class Registration:
 
 
 class Registry:
-    """The job types a process can execute, what goes around them, and what the code says of queues.
+    """The job types a process can execute, what goes around them, and what the code says of queues and schedules.
+
+    Args:
+        application: who owns the schedules declared here. A dispatcher's start retires the application's schedules that
+            its code no longer has, and touches no other application's; None: it retires none.
 
     Attributes:
         queues: the rules of queues, by name.
+        schedules: the rules of schedules, by name.
+        triggers: what follows an event, by event.
         middlewares, startup_hooks, shutdown_hooks: in the order in which they were registered.
         resources: the keys of what handlers share, by name, in that order too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, application: str | None = None) -> None:
+        self.application = None if application is None else validation.check_name(application, "application")
+        self.schedules: dict[str, ScheduleRules] = {}
+        self.triggers: dict[str, list[Trigger]] = {}
         self._registrations: dict[str, Registration] = {}
         self.error_callbacks: list[ErrorCallback] = []
         self.queues: dict[str, QueueRules] = {}
@@ -174,6 +185,57 @@ class Registry:
             InvalidArgumentError: a value breaks its rule.
         """
         self.queues[validation.check_name(name, "queue")] = QueueRules.of(rules)
+
+    def schedule(self, name: str, *, cron: str, type: str, **rules: Any) -> None:  # noqa: A002 - the rule's name
+        """Declare a schedule; a dispatcher writes it when it starts, and the leader fires it.
+
+        Args:
+            name: 1 to 128 characters of A-Z a-z 0-9 _ . : / -
+            cron: five fields, an alias such as `@daily`, or `@every 5m`.
+            type: its jobs' type.
+            **rules: the others of `pgqueue.schedules.ScheduleRules`: tz, payload, queue, priority, max_attempts,
+                timeout, unique_key, concurrency_key, missed, max_age, overlap, jitter, enabled.
+
+        Raises:
+            ConfigurationError: the name is declared already.
+            InvalidArgumentError, InvalidNameError, InvalidPayloadError: a value breaks its rule.
+        """
+        checked, said = check_schedule(name, {"cron": cron, "type": type, **rules})
+        if checked in self.schedules:
+            raise ConfigurationError(f"schedule {checked!r} is declared already: give each one name")
+        self.schedules[checked] = said
+
+    def on(
+        self,
+        event: str,
+        *,
+        type: str,  # noqa: A002 - as in NewJob
+        name: str | None = None,
+        unique_key: UniqueKey | None = None,
+        when: Callable[[Any], object] | None = None,
+        payload: Callable[[Any], object] | None = None,
+        **options: Any,
+    ) -> None:
+        """Enqueue a job of `type` whenever `event` is emitted (`queue.emit`).
+
+        Args:
+            event: 1 to 128 characters of A-Z a-z 0-9 _ . : / -
+            type: the job's type.
+            name: for log lines; None: event and type.
+            unique_key: a template such as `analyze-{customerId}`, filled in from the event's payload, or its function.
+            when: whether, by the event's payload; None: always.
+            payload: the job's payload by the event's; None: the event's.
+            **options: the others of `JobOptions`: queue, priority, delay, max_attempts, timeout, concurrency_key …
+
+        Raises:
+            ConfigurationError: a second trigger of this name, or an option that breaks its rule.
+            InvalidNameError: a name breaks its rule.
+        """
+        trigger = make(event, type, name=name, unique_key=unique_key, when=when, payload=payload, options=options)
+        of_event = self.triggers.setdefault(trigger.event, [])
+        if any(one.name == trigger.name for one in of_event):
+            raise ConfigurationError(f"trigger {trigger.name!r} is declared already: give each a name of its own")
+        of_event.append(trigger)
 
     def add(self, executor: Executor, **options: Any) -> None:
         """Register `executor` under its own `job_type` attribute; options as in `register`."""

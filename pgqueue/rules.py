@@ -112,8 +112,8 @@ def _backlog(name: str, value: object) -> int:
     return validation.check_integer(value, name, 1, MAX_BACKLOG)
 
 
-class _Rules:
-    """Shared by both kinds: from and to JSON, each value checked by its name's rule."""
+class Rules:
+    """What every kind shares: from and to JSON, each value checked by its name's rule."""
 
     __slots__ = ()
     CHECKS: ClassVar[Mapping[str, Callable[[str, object], Any]]]
@@ -145,7 +145,7 @@ class _Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class TypeRules(_Rules):
+class TypeRules(Rules):
     """Of one job type; None leaves it to the default.
 
     Attributes:
@@ -195,7 +195,7 @@ class TypeRules(_Rules):
 
 
 @dataclass(frozen=True, slots=True)
-class QueueRules(_Rules):
+class QueueRules(Rules):
     """Of one queue; None leaves it to the default.
 
     Attributes:

@@ -195,6 +195,7 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         sa.Column("at", _UTC, nullable=False),
         sa.Column("full_at", _UTC, nullable=False),
     )  # fmt: skip
+    _schedules(metadata)
     sa.Table(
         "audit", metadata,
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
@@ -211,3 +212,47 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         sa.Column("applied_at", _UTC, nullable=False, server_default=sa.text("clock_timestamp()")),
     )  # fmt: skip
     return metadata
+
+
+def _schedules(metadata: sa.MetaData) -> None:
+    schedules = sa.Table(
+        "schedules", metadata,
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("application", sa.Text),
+        sa.Column("declared", pg.JSONB, nullable=False, server_default=sa.text("'{}'")),
+        sa.Column("declared_at", _UTC),
+        sa.Column("operator", pg.JSONB, nullable=False, server_default=sa.text("'{}'")),
+        sa.Column("operator_changed_at", _UTC),
+        sa.Column("operator_changed_by", sa.Text),
+        sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.text("false")),
+        sa.Column("paused_by", sa.Text),
+        sa.Column("retired_at", _UTC),
+        sa.Column("broken", sa.Text),
+        sa.Column("next_fire_at", _UTC, server_default=sa.text("'-infinity'")),
+        sa.Column("computed_at", _UTC, nullable=False, server_default=sa.text("'-infinity'")),
+        sa.Column("last_fire_at", _UTC),
+        sa.Column("waiting_fire_at", _UTC),
+        sa.Column(
+            "queue", sa.Text,
+            sa.Computed(
+                "coalesce(CASE WHEN operator ? 'queue' THEN operator->>'queue' ELSE declared->>'queue' END, 'default')",
+                persisted=True,
+            ),
+            nullable=False,
+        ),
+    )  # fmt: skip
+    for name, column in (("next_fire_at", schedules.c.next_fire_at), ("computed_at", schedules.c.computed_at)):
+        sa.Index(f"schedules_{name}", column, postgresql_where=schedules.c.next_fire_at.isnot(None))
+    waiting = schedules.c.waiting_fire_at
+    sa.Index("schedules_waiting", waiting, postgresql_where=waiting.isnot(None))
+    fires = sa.Table(
+        "schedule_fires", metadata,
+        sa.Column("schedule", sa.Text, primary_key=True),
+        sa.Column("fire_at", _UTC, primary_key=True),
+        sa.Column("outcome", sa.Text, nullable=False),
+        sa.Column("open", sa.Boolean, nullable=False, server_default=sa.text("false")),
+        sa.Column("job_id", sa.BigInteger),
+        sa.Column("fired_at", _UTC, nullable=False, server_default=sa.text("clock_timestamp()")),
+    )  # fmt: skip
+    sa.Index("schedule_fires_open", fires.c.schedule, postgresql_where=fires.c.open)
+    sa.Index("schedule_fires_fired_at", fires.c.fired_at)

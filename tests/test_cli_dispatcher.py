@@ -81,8 +81,8 @@ def test_the_banner_says_version_database_and_schema_then_who_leads(dsn, tmp_pat
     assert lines[0] == "pgqueue 0.1.0"
     assert lines[1].startswith("database: ")
     assert lines[1].endswith("(from PGQUEUE_DATABASE_URL)")
-    schema = f"schema: pgqueue, revision {db.SCHEMA_LEVEL:04}"
-    assert lines[2:4] == [schema, "job types: demo:delay_print, session_init, workspace_init"]
+    assert lines[2] == f"schema: pgqueue, revision {db.SCHEMA_LEVEL:04}"
+    assert lines[3] == "job types: demo:delay_print, session_init, workspace_init"
     assert (secret or SECRET) not in first.text() + second.text()
 
 

@@ -205,6 +205,18 @@ def test_errors_are_pgqueues_and_a_broken_atomic_block_says_so(django_connection
         queue.enqueue("a", connection=django_connection)
 
 
+def test_a_failing_trigger_leaves_the_atomic_block_good(django_connection, queue, sql, caplog):
+    sql("ALTER TABLE pgqueue.jobs ADD CONSTRAINT no_bad CHECK (type <> 'bad')")
+    registry = Registry()
+    registry.on("e", type="bad")
+    registry.on("e", type="good")
+    with transaction.atomic():
+        made = queue.emit("e", {"a": 1}, connection=django_connection, registry=registry)
+        assert jobs(sql) == []
+    assert [job.type for job in made] == jobs(sql) == ["good"]
+    assert "trigger e -> bad failed" in caplog.text
+
+
 def test_a_server_that_is_away_is_said(queue, tmp_path):
     with configured(away=database(f"host={tmp_path} dbname=nothing")), pytest.raises(DatabaseUnavailableError):
         queue.enqueue("a", connection=connections["away"])

@@ -218,6 +218,26 @@ def test_workers_none_some_and_some_that_died(dsn, sql):
     assert "1 worker died within the hour, on far" in found.text
 
 
+def test_schedules_that_are_broken_in_a_queue_nobody_serves_or_of_a_type_nobody_has(dsn, sql, queue):
+    lead(sql)
+    work(sql, "{t}")
+    queue.schedules.add("good", cron="@daily", type="t")
+    codes = ("schedules", "schedule_queues", "schedule_handlers")
+    assert [check(dsn, code).verdict for code in codes] == ["ok"] * 3
+    sql("INSERT INTO pgqueue.queues (name, leader) VALUES ('north', 'northern')")
+    queue.schedules.add("lost", cron="@daily", type="t", queue="north")
+    queue.schedules.add("odd", cron="@daily", type="third")
+    queue.schedules.add("rests", cron="@daily", type="fourth", enabled=False)
+    sql("INSERT INTO pgqueue.schedules (name, next_fire_at, broken) VALUES ('bad', NULL, 'invalid tz')")
+    broken, lost, lacking = (check(dsn, code) for code in codes)
+    assert {one.verdict for one in (broken, lost, lacking)} == {"bad"}
+    assert broken.text == "1 schedule fired no more: bad (invalid tz)"
+    assert lost.text == "1 schedule in a queue that nobody serves: lost (north, leader 'northern' is away)"
+    assert lost.remedy.startswith("pgqueue dispatcher --app MODULE:REGISTRY --leader-name northern; or another queue: ")
+    assert lacking.text == "1 schedule of a type that no live worker can execute: odd (third)"
+    assert lacking.remedy.endswith("pgqueue schedules pause odd")
+
+
 def test_orphans_on_dead_and_unknown_workers(dsn, sql):
     insert = "INSERT INTO pgqueue.jobs (type, state, attempt, worker_id, started_at) VALUES ('t', 'processing', 1, %s, "
     sql(insert + "now() - interval '1 h')", work(sql))

@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 
 from pgqueue import db, locate
 from pgqueue.config import Settings
+from pgqueue.dispatcher import schedule
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.control import ControlLoop
 from pgqueue.dispatcher.duties import Duties
@@ -237,6 +238,7 @@ class Dispatcher:
         connection = await sessions.plain()
         try:
             await self._configuration.declare(connection)
+            await schedule.declare(connection, self.registry, settings.database_schema)
         finally:
             await connection.close()
         return Leader(

@@ -1,6 +1,7 @@
-"""What a leader does for the length of one term: dispatch, promote, reap, prune. Made at election, gone at its end.
+"""What a leader does for the length of one term: dispatch, promote, reap, fire schedules, prune.
 
-`start` runs the loops; pgqueue.testing instead calls `prepare`, and then each service's `run_once` by itself.
+Made at election, gone at its end. `start` runs the loops; pgqueue.testing instead calls `prepare`, and then each
+service's `run_once` by itself.
 
 Knows what is in flight from the table, read after the term's epoch was committed, so that limits hold across a
 failover.
@@ -25,6 +26,7 @@ from pgqueue.dispatcher.prune import Pruner
 from pgqueue.dispatcher.rates import Buckets
 from pgqueue.dispatcher.reap import Reaper
 from pgqueue.dispatcher.running import Running, RunningSet
+from pgqueue.dispatcher.schedule import ScheduleService
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.dispatcher.sweep import Sweeper
@@ -88,6 +90,7 @@ class Duties:
         )
         self._expirer = Expirer(self._maintenance, schema, settings.job_poll_interval)
         self._sweeper = Sweeper(self._maintenance, settings.job_poll_interval)
+        self._schedules = ScheduleService(self._maintenance, settings, bell, self.rung)
         self._pruner = Pruner(self._maintenance, settings)
         self.services: Sequence[Service] = (
             self._dispatch,
@@ -95,6 +98,7 @@ class Duties:
             self._reaper,
             self._expirer,
             self._sweeper,
+            self._schedules,
             self._pruner,
         )
         self._preparing_since: float | None = clock()
@@ -120,6 +124,7 @@ class Duties:
     def changed(self) -> None:
         """Something was configured: read it again."""
         self._reaper.changed()
+        self._schedules.wake()
 
     def time_moved(self) -> None:
         """The times in the tables were moved (pgqueue.testing): what was derived from them is of no use."""
@@ -140,6 +145,7 @@ class Duties:
         """These runs are over."""
         if self._running.remove(runs):
             self._dispatch.freed()
+            self._schedules.freed()
 
     async def stop(self) -> None:
         """End the loops and their sessions."""

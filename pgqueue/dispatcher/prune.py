@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 INTERVAL = 3600.0  # seconds
 PAGE = 1000  # dependencies looked at in one fenced transaction
+FIRES = 5000  # records of fires that one transaction forgets
 
 
 class Pruner(Service):
@@ -37,6 +38,8 @@ class Pruner(Service):
         await self._maintenance.fenced(store.rate_buckets.forget_buckets(), store.unique_keys.forget_keys())
         await self._forget_dependencies()
         settings = self._settings
+        while await self._forget_fires(settings.retention_completed) == FIRES:
+            pass
         expired = await self._maintenance.plain(
             store.statistics.expired_partitions(
                 settings.database_schema,
@@ -60,6 +63,11 @@ class Pruner(Service):
         last: tuple[int, int] | None = (0, 0)
         while last is not None:
             (last,) = await self._maintenance.fenced(store.dependencies.forget(*last, PAGE))
+
+    async def _forget_fires(self, seconds: float) -> int:
+        """Forget a batch of fires of schedules; as old as the completed jobs that go with them."""
+        (forgotten,) = await self._maintenance.fenced(store.schedules.forget_fires(seconds, FIRES))
+        return int(forgotten)
 
     async def create_ahead(self) -> None:
         """Make every missing day from yesterday to 14 days ahead; before a term's first dispatch.

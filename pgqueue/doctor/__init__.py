@@ -1,7 +1,7 @@
 """The check-up behind `pgqueue doctor`: what is wrong with this queue and its database, and what to do about it.
 
 Read only. `examination` runs the checks, `finding` says what one is; the judgements are pure functions of what the
-database answered, by noun: `leadership`, `work`, `tables`, `server`.
+database answered, by noun: `leadership`, `work`, `schedules`, `tables`, `server`.
 """
 
 from __future__ import annotations

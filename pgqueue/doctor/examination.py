@@ -15,7 +15,7 @@ from typing import Any
 
 from pgqueue import db, store
 from pgqueue.config import Settings
-from pgqueue.doctor import leadership, server, tables, work
+from pgqueue.doctor import leadership, schedules, server, tables, work
 from pgqueue.doctor.finding import Check, Finding, Judgement, Situation, Verdict, identifier, unknown
 from pgqueue.errors import DatabaseError, DatabaseUnavailableError, InvalidArgumentError
 from pgqueue.pooler import PoolerMode, probe
@@ -38,6 +38,9 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("backlog", lambda _: store.doctor.lanes(), work.backlog),
     Check("orphans", lambda _: store.doctor.orphans(), work.orphans),
     Check("crash_loops", lambda _: store.doctor.crash_loops(), work.crash_loops),
+    Check("schedules", lambda _: store.schedules.served(), schedules.schedules),
+    Check("schedule_queues", lambda _: store.schedules.served(), schedules.schedule_queues),
+    Check("schedule_handlers", lambda _: store.schedules.served(), schedules.schedule_handlers),
     Check("pooler", None, server.pooler),
     Check("versions", lambda _: store.doctor.versions(), tables.versions),
     Check("columns", lambda of: store.doctor.columns(of.settings.database_schema), tables.columns),

@@ -76,6 +76,21 @@ WHERE resume_at IS NOT NULL
 UPDATE pgqueue.queues SET resume_at = resume_at - make_interval(secs => CAST(%(seconds)s AS double precision))
 WHERE resume_at IS NOT NULL
 
+-- name: travel_schedules
+-- Their next fires; what is due by then is fired, or missed.
+UPDATE pgqueue.schedules
+SET next_fire_at = next_fire_at - past.time, computed_at = computed_at - past.time,
+    last_fire_at = last_fire_at - past.time, waiting_fire_at = waiting_fire_at - past.time
+FROM (SELECT make_interval(secs => CAST(%(seconds)s AS double precision)) AS time) AS past
+
+-- name: travel_fires
+-- The records of fires: taken out and put in again, so that none meets another's old time.
+WITH gone AS (DELETE FROM pgqueue.schedule_fires RETURNING *)
+INSERT INTO pgqueue.schedule_fires (schedule, fire_at, outcome, open, job_id, fired_at)
+SELECT schedule, fire_at - past.time, outcome, open, job_id, fired_at - past.time
+FROM gone, (SELECT make_interval(secs => CAST(%(seconds)s AS double precision)) AS time) AS past
+ORDER BY schedule, fire_at
+
 -- name: tell_leader
 -- The leader forgets what it derived from the old times, and looks at everything.
 SELECT CAST(pg_notify(%(control_channel)s, %(told)s) AS text)

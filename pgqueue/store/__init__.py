@@ -13,8 +13,10 @@ from pgqueue.store import (
     jobs,
     leader,
     rate_buckets,
+    schedules,
     statistics,
     testing,
+    triggers,
     unique_keys,
     workers,
 )
@@ -33,8 +35,10 @@ __all__ = [
     "jobs",
     "leader",
     "rate_buckets",
+    "schedules",
     "statistics",
     "testing",
+    "triggers",
     "unique_keys",
     "workers",
 ]

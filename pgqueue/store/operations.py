@@ -46,6 +46,11 @@ def enqueue_many(batch: Sequence[EncodedJob], bell: Bell, *, copy: bool) -> Oper
     yield from _check_backlog(Counter(new.queue for new in batch))
     if copy and len(batch) >= COPY_FROM and all(new.plain for new in batch):
         return (yield from _copy_in(batch, bell))
+    return (yield from insert(batch, bell))
+
+
+def insert(batch: Sequence[EncodedJob], bell: Bell) -> Operation[list[Job]]:
+    """As `enqueue_many`, whatever the queues' caps: what is due must not be lost."""
     result: list[Job] = []
     for start, end in dependents.parts(batch, CHUNK):
         chunk = batch[start:end]

@@ -42,6 +42,8 @@ def travel(seconds: float, bell: Bell) -> list[Statement[Any]]:
         travel_buckets(seconds),
         travel_types(seconds),
         travel_queues(seconds),
+        travel_schedules(seconds),
+        travel_fires(seconds),
         tell_leader(bell),
     ]
 
@@ -79,6 +81,16 @@ def travel_types(seconds: float) -> Statement[None]:
 def travel_queues(seconds: float) -> Statement[None]:
     """When paused queues go on."""
     return Statement("testing.travel_queues", {"seconds": seconds}, nothing)
+
+
+def travel_schedules(seconds: float) -> Statement[None]:
+    """When schedules fire."""
+    return Statement("testing.travel_schedules", {"seconds": seconds}, nothing)
+
+
+def travel_fires(seconds: float) -> Statement[None]:
+    """When schedules fired."""
+    return Statement("testing.travel_fires", {"seconds": seconds}, nothing)
 
 
 def tell_leader(bell: Bell) -> Statement[None]:

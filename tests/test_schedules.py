@@ -1,0 +1,558 @@
+"""Schedules in the database: fired once, by code's rules and the operator's, missed, overlapping, paused, edited."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import psycopg
+import pytest
+from support import eventually, finished
+
+from pgqueue import AsyncQueue, Dispatcher, Queue, Registry, Settings, db, migrate
+from pgqueue.dispatcher import schedule
+from pgqueue.errors import ConfigurationError, ConflictError, InvalidArgumentError, NotFoundError
+from pgqueue.schedule_client import AsyncSchedules, Schedules
+from pgqueue.testing import drain, travel
+
+FAR = "0 0 29 2 *"  # comes in no test
+QUICK = {"job_poll_interval": 0.1}
+
+
+def registry_of(*types, application=None) -> Registry:
+    registry = Registry(application=application)
+    for job_type in types:
+        registry.register(job_type, nothing)
+    return registry
+
+
+async def nothing(job, context) -> None:
+    """Do nothing."""
+
+
+def fires(sql, name="s", columns="outcome"):
+    rows = sql(f"SELECT {columns} FROM pgqueue.schedule_fires WHERE schedule = %s ORDER BY fire_at", name)
+    return [row[0] if len(row) == 1 else row for row in rows]
+
+
+def make_due(sql, name="s", ago="0 s") -> None:
+    """Its next fire is now, or was then; as if nobody had been there since."""
+    sql(
+        "UPDATE pgqueue.schedules SET next_fire_at = date_trunc('milliseconds', clock_timestamp() - %s::interval), "
+        "computed_at = clock_timestamp() - %s::interval - interval '1 s' WHERE name = %s",
+        ago,
+        ago,
+        name,
+    )
+
+
+def declare(dsn, registry) -> None:
+    """What a dispatcher does with its code's schedules when it starts."""
+
+    async def run() -> None:
+        async with await db.aconnect(dsn) as connection:
+            await schedule.declare(connection, registry, "pgqueue")
+
+    asyncio.run(run())
+
+
+# Firing
+
+
+def test_a_schedule_fires_at_its_times_within_milliseconds_and_each_time_once(queue, sql, started):
+    registry = registry_of("tick")
+    registry.schedule("s", cron="@every 1s", type="tick", payload={"a": 1}, queue="q", priority=4, max_attempts=3,
+                      timeout=9, concurrency_key="c", missed="all")  # fmt: skip
+    started(registry, queue, job_poll_interval=30)
+    eventually(lambda: queue.counts()["completed"] >= 3)
+    rows = sql(
+        "SELECT fire.fire_at, job.started_at - fire.fire_at, job.payload, job.queue, job.priority, job.max_attempts, "
+        "job.timeout, job.concurrency_key, job.headers FROM pgqueue.schedule_fires AS fire "
+        "JOIN pgqueue.finished_jobs AS job ON job.id = fire.job_id ORDER BY 1"
+    )
+    instants = [row[0] for row in rows]
+    assert {after - before for before, after in pairwise(instants)} == {timedelta(seconds=1)}
+    assert min(row[1] for row in rows) >= timedelta(0)
+    assert min(row[1] for row in rows) < timedelta(seconds=0.5), "not by polling"
+    assert {(*map(str, row[2:8]),) for row in rows} == {("{'a': 1}", "q", "4", "3", "9.0", "c")}
+    assert [row[8]["fire_at"] for row in rows] == [instant.isoformat() for instant in instants]
+
+
+def test_a_schedule_added_while_a_leader_sleeps_is_fired_by_its_time(queue, sql, started):
+    started(registry_of("tick"), queue, job_poll_interval=30)
+    eventually(lambda: sql("SELECT expires_at > clock_timestamp() FROM pgqueue.leader") == [(True,)])
+    queue.schedules.add("s", cron="@every 1s", type="tick")
+    eventually(lambda: queue.counts()["completed"] >= 1, 5, "woken, not found by polling")
+
+
+def test_jitter_delays_the_job_and_not_the_next_fire(queue, sql, started):
+    started(registry_of("tick"), queue, **QUICK)
+    queue.schedules.add("s", cron=FAR, type="tick", jitter=3600)
+    make_due(sql)
+    eventually(lambda: fires(sql) == ["fired"])
+    (fire,) = queue.schedules.fires("s")
+    job = queue.get(fire.job_id)
+    assert job.state == "scheduled"
+    assert fire.fire_at < job.run_at < fire.fire_at + timedelta(hours=1)
+
+
+def test_a_row_that_cannot_be_planned_is_broken_alone_and_goes_on_when_it_is_mended(queue, sql, started, caplog):
+    rows = {
+        "zone": {"cron": "@daily", "tz": "Mars/Olympus", "type": "t"},
+        "cron": {"cron": "@whenever", "type": "t"},
+        "type": {"cron": "@daily"},
+        "odd": {"cron": "@daily", "type": "t", "payload": {"k": {}}, "colour": "red"},
+        "kind": {"cron": ["@daily"], "type": {"a": 1}},
+        "good": {"cron": "@every 1s", "type": "tick"},
+    }
+    for name, said in rows.items():
+        sql("INSERT INTO pgqueue.schedules (name, operator) VALUES (%s, %s)", name, json.dumps(said))
+    started(registry_of("tick"), queue, **QUICK)
+    eventually(lambda: queue.counts()["completed"] >= 2)
+    found = {one.name: one for one in queue.schedules.list()}
+    assert {name: one.state for name, one in found.items()} == {**dict.fromkeys(rows, "broken"), "good": "active"}
+    assert found["zone"].broken == (
+        "invalid tz 'Mars/Olympus': must be the IANA name of a time zone, such as Europe/Berlin"
+    )
+    assert "needs type" in found["type"].broken
+    assert "unknown rule 'colour'" in found["odd"].broken
+    assert "schedule zone is broken" in caplog.text
+    with pytest.raises(InvalidArgumentError, match="Mars"):
+        queue.schedules.resume("zone")
+    mended = queue.schedules.change("zone", tz="Europe/Berlin", cron="@every 1s", type="tick")
+    assert mended.state == "active"
+    eventually(lambda: fires(sql, "zone"))
+
+
+def test_a_job_that_the_server_refuses_or_holds_up_stops_its_own_schedule_alone(dsn, queue, sql, started):
+    sql("ALTER TABLE pgqueue.jobs ADD CONSTRAINT no_bad CHECK (type <> 'bad')")
+    queue.schedules.add("bad", cron="@every 1s", type="bad")
+    queue.schedules.add("held", cron="@every 1s", type="tick", unique_key="k")
+    queue.schedules.add("good", cron="@every 1s", type="tick")
+    with psycopg.connect(dsn) as theirs:
+        queue.enqueue("tick", unique_key="k", connection=theirs)  # nobody knows yet whether it will be
+        started(registry_of("tick"), queue, **QUICK)
+        eventually(lambda: len(fires(sql, "good")) >= 2)
+        assert (fires(sql, "bad"), fires(sql, "held")) == ([], [])
+        theirs.rollback()
+    eventually(lambda: fires(sql, "held"))
+    assert "no_bad" in queue.schedules.get("bad").broken
+    assert [queue.schedules.get(name).state for name in ("held", "good")] == ["active", "active"]
+
+
+def test_a_schedule_waits_for_the_leader_of_its_queue(queue, sql, started):
+    sql("INSERT INTO pgqueue.queues (name, leader) VALUES ('theirs', 'other')")
+    for name, lane in (("ours", "default"), ("theirs", "theirs")):
+        queue.schedules.add(name, cron="@every 1s", type="tick", queue=lane)
+    started(registry_of("tick"), queue, **QUICK)
+    eventually(lambda: len(fires(sql, "ours")) >= 2)
+    assert fires(sql, "theirs") == []
+    started(registry_of("tick"), None, leader_name="other", **QUICK)
+    eventually(lambda: fires(sql, "theirs"))
+
+
+def test_a_full_queue_does_not_lose_a_fire(queue, sql, started):
+    sql("INSERT INTO pgqueue.queues (name, operator) VALUES ('small', '{\"max_pending\": 1}')")
+    queue.enqueue("later", queue="small")
+    queue.schedules.add("s", cron=FAR, type="unknown", queue="small")
+    make_due(sql)
+    started(registry_of("tick"), queue, **QUICK)
+    eventually(lambda: fires(sql) == ["fired"])
+    assert sql("SELECT count(*) FROM pgqueue.jobs WHERE queue = 'small'") == [(2,)]
+
+
+# Missed, stepped
+
+
+def test_after_an_outage_fires_are_made_up_for_by_the_policy(queue, sql, started, caplog):
+    policies = {"skip": {0, 1}, "last": {1}, "all": {12, 13, 14}}
+    for missed in policies:
+        queue.schedules.add(missed, cron="@every 5m", type="tick", missed=missed)
+        make_due(sql, missed, ago="1 h")
+    started(registry_of("tick"), queue, **QUICK)
+    for missed, number in policies.items():
+        eventually(lambda: queue.schedules.get(missed).next_fire_at > datetime.now(UTC))  # noqa: B023 - called at once
+        assert len(fires(sql, missed)) in number
+        assert (f"schedule {missed}: what was due" in caplog.text) == (missed != "all")
+    assert sql("SELECT count(DISTINCT job_id) = count(*) FROM pgqueue.schedule_fires") == [(True,)]
+
+
+def test_the_databases_clock_goes_back_and_no_fire_is_lost_or_doubled(queue, sql, started):
+    """All times of the row are an hour ahead, as if they had been written before the clock was set back by one."""
+    queue.schedules.add("s", cron="@every 1s", type="tick", missed="all")
+    started(registry_of("tick"), queue, **QUICK)
+    eventually(lambda: len(fires(sql)) >= 2)
+    sql(
+        "WITH row AS (UPDATE pgqueue.schedules SET next_fire_at = next_fire_at + interval '1 h', "
+        "computed_at = computed_at + interval '1 h', last_fire_at = last_fire_at + interval '1 h' RETURNING name) "
+        # What comes round again was fired before the step.
+        "INSERT INTO pgqueue.schedule_fires (schedule, fire_at, outcome, job_id) "
+        "SELECT name, date_trunc('second', clock_timestamp()) + n * interval '1 s', 'fired', 0 FROM row, "
+        "generate_series(2, 3) AS n"
+    )
+    eventually(lambda: len([job for job in fires(sql, columns="job_id") if job]) >= 5, 10, "it goes on at once")
+    rows = fires(sql, columns="fire_at, job_id")
+    assert [row[1] for row in rows].count(0) == 2, "their records kept them from being fired twice"
+    assert {row[0] for row in rows} == {rows[0][0] + timedelta(seconds=n) for n in range(len(rows))}, (
+        "no second is left out"
+    )
+    assert sql("SELECT count(DISTINCT headers->>'fire_at') = count(*) FROM pgqueue.all_jobs") == [(True,)]
+
+
+def test_the_databases_clock_goes_forward_and_what_it_passed_over_counts_as_missed(queue, sql, started):
+    queue.schedules.add("s", cron="0 * * * *", type="tick", missed="all")
+    sql(  # all times of the row are earlier by three hours, as if the clock had been set forward by so much
+        "UPDATE pgqueue.schedules SET next_fire_at = next_fire_at - interval '3 h', "
+        "computed_at = computed_at - interval '3 h'"
+    )
+    started(registry_of("tick"), queue, **QUICK)
+    eventually(lambda: len(fires(sql)) >= 3)
+    assert {fire.minute for fire in fires(sql, columns="fire_at")} == {0}
+    assert {after - before for before, after in pairwise(fires(sql, columns="fire_at"))} == {timedelta(hours=1)}
+    assert queue.schedules.get("s").next_fire_at > datetime.now(UTC)
+
+
+# Overlap
+
+
+@pytest.fixture
+def slow(queue, sql, started):
+    """A schedule's type whose runs last until they are told to end: `release()` ends one."""
+    running = threading.Semaphore(0)
+    registry = Registry()
+
+    @registry.executor("slow")
+    def wait(job, context):
+        assert running.acquire(timeout=20)
+
+    started(registry, queue, **QUICK)
+    yield running.release
+    running.release(20)
+
+
+def fire(queue, sql) -> None:
+    """Fire it now, and wait for the record."""
+    before = len(fires(sql))
+    make_due(sql)
+    eventually(lambda: len(fires(sql)) > before)
+
+
+def test_overlap_allow_runs_both(queue, sql, slow):
+    queue.schedules.add("s", cron=FAR, type="slow")
+    fire(queue, sql)
+    fire(queue, sql)
+    eventually(lambda: queue.counts()["processing"] == 2)
+    assert fires(sql) == ["fired", "fired"]
+
+
+def test_overlap_skip_leaves_out_what_comes_while_a_run_is_live(queue, sql, slow):
+    queue.schedules.add("s", cron=FAR, type="slow", overlap="skip")
+    for _ in range(3):
+        fire(queue, sql)
+    assert fires(sql) == ["fired", "overlap", "overlap"]
+    slow()
+    eventually(lambda: queue.counts()["completed"] == 1)
+    fire(queue, sql)
+    assert fires(sql)[-1] == "fired"
+    assert sum(map(queue.counts().get, ("pending", "processing", "completed"))) == 2
+
+
+def test_overlap_queue_lets_one_run_wait_and_starts_it_when_the_other_is_over(queue, sql, slow):
+    queue.schedules.add("s", cron=FAR, type="slow", overlap="queue")
+    for _ in range(3):
+        fire(queue, sql)
+    assert fires(sql) == ["fired", "waiting", "overlap"]
+    assert queue.counts()["processing"] + queue.counts()["pending"] == 1
+    assert queue.schedules.get("s").waiting_fire_at is not None
+    slow()
+    eventually(lambda: fires(sql) == ["fired", "fired", "overlap"])
+    eventually(lambda: queue.counts()["completed"] == queue.counts()["processing"] == 1)
+    assert queue.schedules.get("s").waiting_fire_at is None
+    fire(queue, sql)
+    assert fires(sql)[-1] == "waiting", "the one that waited is running now"
+    slow()
+    eventually(lambda: queue.counts()["completed"] == 2)
+
+
+def test_catching_up_with_overlap_queue_makes_one_run_and_one_that_waits(queue, sql, slow):
+    queue.schedules.add("s", cron="@every 5m", type="slow", overlap="queue", missed="all")
+    make_due(sql, ago="22 min")
+    eventually(lambda: len(fires(sql)) >= 4)
+    assert fires(sql)[:2] == ["fired", "waiting"]
+    assert set(fires(sql)[2:]) == {"overlap"}
+
+
+# Edits
+
+
+def test_an_edit_while_due_fires_the_due_one_once_with_the_new_rules(queue, sql, started):
+    queue.schedules.add("s", cron="@every 5m", type="tick", payload={"v": 1})
+    queue.schedules.add("t", cron="@every 5m", type="tick", payload={"v": 1})
+    make_due(sql)
+    make_due(sql, "t")
+    queue.schedules.change("s", payload={"v": 2})
+    queue.schedules.change("t", cron=FAR, payload={"v": 2})
+    started(registry_of("tick"), queue, **QUICK)
+    eventually(lambda: queue.counts()["completed"] == 2)
+    assert fires(sql) == fires(sql, "t") == ["fired"]
+    assert sql("SELECT payload->'v' FROM pgqueue.finished_jobs") == [(2,), (2,)]
+    assert queue.schedules.get("s").next_fire_at < queue.schedules.get("t").next_fire_at
+
+
+def test_edits_all_the_while_neither_lose_nor_double_a_fire(queue, sql, started):
+    queue.schedules.add("s", cron="@every 1s", type="tick", missed="all", payload={"v": 0})
+    started(registry_of("tick"), queue, **QUICK)
+    edits = 0
+
+    def edited() -> bool:
+        nonlocal edits
+        edits += 1
+        queue.schedules.change("s", payload={"v": edits})
+        return len(fires(sql)) >= 5
+
+    eventually(edited)
+    instants = fires(sql, columns="fire_at")
+    assert instants == [instants[0] + timedelta(seconds=n) for n in range(len(instants))]
+    assert edits > 10
+
+
+def test_a_row_that_somebody_is_changing_is_left_until_they_are_done(queue, dsn, sql, started):
+    queue.schedules.add("s", cron=FAR, type="tick", payload={"v": 1})
+    queue.schedules.add("t", cron=FAR, type="tick")
+    make_due(sql)
+    make_due(sql, "t")
+    with psycopg.connect(dsn) as theirs:
+        theirs.execute(
+            "UPDATE pgqueue.schedules SET operator = operator || '{\"payload\": {\"v\": 2}}' WHERE name = 's'"
+        )
+        started(registry_of("tick"), queue, **QUICK)
+        eventually(lambda: fires(sql, "t") == ["fired"])
+        assert fires(sql) == []
+    eventually(lambda: queue.counts()["completed"] == 2)
+    assert sql("SELECT payload->'v' FROM pgqueue.finished_jobs WHERE headers->>'schedule' = 's'") == [(2,)]
+
+
+def test_a_paused_schedule_does_not_fire_and_goes_on_from_now(queue, sql, started):
+    queue.schedules.add("s", cron="@every 1s", type="tick", missed="all")
+    queue.schedules.add("clock", cron="@every 1s", type="tick")
+    paused = queue.schedules.pause("s")
+    assert (paused.state, paused.next_fire_at) == ("paused", None)
+    started(registry_of("tick"), queue, **QUICK)
+    eventually(lambda: len(fires(sql, "clock")) >= 2)
+    assert fires(sql) == []
+    resumed_at = sql("SELECT clock_timestamp()")[0][0]
+    assert queue.schedules.resume("s").state == "active"
+    eventually(lambda: len(fires(sql)) >= 2)
+    assert fires(sql, columns="fire_at")[0] > resumed_at, "what was due in the pause is not missed"
+
+
+def test_disabling_and_enabling_by_the_operator(queue, sql):
+    assert queue.schedules.add("s", cron="@hourly", type="t", enabled=False).state == "disabled"
+    assert queue.schedules.get("s").next_fire_at is None
+    assert queue.schedules.change("s", enabled=True).next_fire_at is not None
+    assert queue.schedules.change("s", enabled=False).next_fire_at is None
+
+
+# What code declares
+
+
+def test_the_operators_word_beats_the_codes_and_is_marked_across_starts(dsn, queue):
+    def start(cron):
+        registry = registry_of("tick", application="shop")
+        registry.schedule("s", cron=cron, type="tick", tz="Europe/Berlin", payload={"from": "code"})
+        declare(dsn, registry)
+
+    start("0 2 * * *")
+    made = queue.schedules.get("s")
+    assert (made.application, made.rules.cron, made.said_by("cron")) == ("shop", "0 2 * * *", "code")
+    assert made.next_fire_at.astimezone(UTC).hour in {0, 1}
+    queue.schedules.change("s", cron="0 5 * * *", payload=None)
+    start("0 3 * * *")
+    found = queue.schedules.get("s")
+    assert (found.rules.cron, found.rules.payload) == ("0 5 * * *", None)
+    assert (found.said_by("cron"), found.said_by("tz")) == ("operator", "code")
+    assert found.declared["cron"] == "0 3 * * *"
+    assert found.operator_changed_by
+    back = queue.schedules.change("s", reset=["cron", "payload"])
+    assert (back.rules.cron, back.rules.payload, back.operator) == ("0 3 * * *", {"from": "code"}, {})
+    assert back.next_fire_at.astimezone(UTC).hour in {1, 2}
+
+
+def test_a_start_retires_what_its_application_no_longer_declares_and_touches_no_other(dsn, queue, caplog):
+    def start(application, *names):
+        registry = registry_of("tick", application=application)
+        for name in names:
+            registry.schedule(name, cron="@hourly", type="tick")
+        declare(dsn, registry)
+
+    start("shop", "a", "b")
+    start("bank", "c")
+    start(None, "d")
+    queue.schedules.add("e", cron="@hourly", type="tick")
+    queue.schedules.change("a", priority=7)
+    start("shop", "b")
+    states = {one.name: one.state for one in queue.schedules.list()}
+    assert states == {"a": "retired", "b": "active", "c": "active", "d": "active", "e": "active"}
+    assert "schedule a is not in the code of application shop any more" in caplog.text
+    assert queue.schedules.get("a").next_fire_at is None
+    with pytest.raises(ConflictError, match="retired"):
+        queue.schedules.resume("a")
+    start("shop", "a", "b")
+    again = queue.schedules.get("a")
+    assert (again.state, again.rules.priority) == ("active", 7)
+    start("shop")
+    assert [one.state for one in queue.schedules.list()] == ["retired", "retired", "active", "active", "active"]
+    queue.schedules.remove("a")
+
+
+def test_a_schedule_of_another_application_is_not_taken_over(dsn, queue, started):
+    first, second = registry_of("tick", application="shop"), registry_of("tick", application="bank")
+    for registry, cron in ((first, "@hourly"), (second, "@daily")):
+        registry.schedule("s", cron=cron, type="tick")
+    declare(dsn, first)
+    with pytest.raises(ConfigurationError, match="schedule s belongs to application shop: application bank must"):
+        started(second)
+    assert queue.schedules.get("s").rules.cron == "@hourly"
+
+
+def test_an_operators_word_that_is_broken_does_not_keep_the_code_from_starting(dsn, queue, sql, started):
+    registry = registry_of("tick")
+    registry.schedule("s", cron="@daily", type="tick")
+    declare(dsn, registry)
+    sql('UPDATE pgqueue.schedules SET operator = \'{"tz": "Mars"}\'')
+    started(registry, queue, **QUICK)
+    eventually(lambda: queue.schedules.get("s").state == "broken")
+    assert queue.schedules.change("s", reset=["tz"]).state == "active"
+
+
+def test_a_second_start_does_not_move_a_fire_that_is_due(dsn, queue, sql, started):
+    registry = registry_of("tick")
+    registry.schedule("s", cron=FAR, type="tick")
+    declare(dsn, registry)
+    make_due(sql)
+    started(registry, queue, **QUICK)
+    eventually(lambda: fires(sql) == ["fired"])
+
+
+def test_a_declaration_that_breaks_a_rule_is_refused_at_once():
+    registry = Registry()
+    with pytest.raises(InvalidArgumentError, match="invalid tz"):
+        registry.schedule("s", cron="@daily", type="t", tz="Nowhere")
+    registry.schedule("s", cron="@daily", type="t")
+    with pytest.raises(ConfigurationError, match="declared already"):
+        registry.schedule("s", cron="@daily", type="t")
+
+
+# The API
+
+
+def test_an_operators_acts_from_adding_to_removing(queue, sql, caplog):
+    made = queue.schedules.add("s", cron="0 2 * * *", type="tick", tz="Europe/Berlin", queue="nowhere")
+    assert (made.state, made.describe(), made.application) == ("active", "at 02:00 every day, Europe/Berlin", None)
+    assert "schedule s: nobody serves its queue nowhere now: leader default is away" in caplog.text
+    assert "schedule s: no live worker has its type tick" in caplog.text
+    fires_next = queue.schedules.next("s", 3)
+    assert [(fire.hour, fire.minute) for fire in fires_next] == [(2, 0)] * 3
+    assert fires_next[0] == made.next_fire_at
+    with pytest.raises(ConflictError, match="there is a schedule s already"):
+        queue.schedules.add("s", cron="@daily", type="tick")
+    job = queue.schedules.run("s")
+    assert (job.type, job.queue, job.headers["schedule"]) == ("tick", "nowhere", "s")
+    (fire,) = queue.schedules.fires("s")
+    assert (fire.outcome, fire.job_id) == ("manual", job.id)
+    with pytest.raises(InvalidArgumentError, match="invalid cron"):
+        queue.schedules.change("s", cron="nonsense")
+    with pytest.raises(InvalidArgumentError, match="unknown rule 'colour'"):
+        queue.schedules.change("s", colour=None)
+    with pytest.raises(InvalidArgumentError, match="needs type"):
+        queue.schedules.change("s", reset=["type"])
+    queue.schedules.pause("s")
+    queue.schedules.resume("s")
+    queue.schedules.remove("s")
+    for act in (queue.schedules.get, queue.schedules.remove, queue.schedules.run, queue.schedules.next):
+        with pytest.raises(NotFoundError, match="there is no schedule s"):
+            act("s")
+    actions = [row[0].partition(".")[2] for row in sql("SELECT action FROM pgqueue.audit ORDER BY id")]
+    assert actions == ["add", "run", "pause", "resume", "remove"]
+
+
+def test_what_code_declares_is_not_removed(dsn, queue):
+    registry = registry_of("tick")
+    registry.schedule("s", cron="@daily", type="tick")
+    declare(dsn, registry)
+    with pytest.raises(ConflictError, match="declared by code"):
+        queue.schedules.remove("s")
+
+
+def test_both_twins_have_the_same_names_and_signatures_and_do_the_same(dsn, sql):
+    def public(kind):
+        return {name: inspect.signature(value) for name, value in vars(kind).items() if not name.startswith("_")}
+
+    assert public(Schedules) == public(AsyncSchedules)
+
+    async def run():
+        async with AsyncQueue(dsn) as queue:
+            await queue.schedules.add("s", cron="@daily", type="tick")
+            await queue.schedules.change("s", cron="@hourly")
+            assert [one.rules.cron for one in await queue.schedules.list()] == ["@hourly"]
+            assert (await queue.schedules.pause("s")).state == "paused"
+            assert (await queue.schedules.resume("s")).state == "active"
+            job = await queue.schedules.run("s")
+            assert [fire.job_id for fire in await queue.schedules.fires("s")] == [job.id]
+            assert len(await queue.schedules.next("s", 2)) == 2
+            await queue.schedules.remove("s")
+            with pytest.raises(NotFoundError):
+                await queue.schedules.get("s")
+
+    asyncio.run(run())
+
+
+def test_a_start_says_which_declared_types_nobody_can_run(dsn, caplog):
+    registry = registry_of("tick")
+    registry.schedule("good", cron="@daily", type="tick")
+    registry.schedule("odd", cron="@daily", type="odd")
+    declare(dsn, registry)
+    assert "schedule odd: no live worker has its type odd" in caplog.text
+    assert "schedule good" not in caplog.text
+
+
+def test_old_records_are_forgotten_and_those_of_live_jobs_stay(dsn, queue, sql, started):
+    queue.schedules.add("s", cron=FAR, type="unknown")
+    job = queue.schedules.run("s")
+    sql(
+        "INSERT INTO pgqueue.schedule_fires (schedule, fire_at, outcome) "
+        "SELECT 's', clock_timestamp() - n * interval '1 s', 'overlap' FROM generate_series(1, 7) AS n"
+    )
+    sql("UPDATE pgqueue.schedule_fires SET fired_at = clock_timestamp() - interval '2 d'")
+    started(registry_of("tick"), queue, retention_completed=86_400)
+    eventually(lambda: fires(sql, columns="job_id") == [job.id])
+
+
+def test_time_travel_makes_schedules_due_and_a_drain_fires_them(queue, sql):
+    registry = registry_of("tick")
+    minute = (sql("SELECT clock_timestamp()")[0][0].minute + 30) % 60  # it does not come while this runs
+    queue.schedules.add("s", cron=f"{minute} * * * *", type="tick", missed="all")
+    for rounds in (1, 2):
+        travel(queue, 2 * 3600)
+        drain(queue, registry)
+        instants = fires(sql, columns="fire_at")
+        assert len(instants) == 2 * rounds
+        assert all(after - before == timedelta(hours=1) for before, after in pairwise(instants))
+
+
+def test_another_schema_has_its_own_schedules(empty_dsn):
+    migrate.upgrade(empty_dsn, "elsewhere")
+    settings = Settings(database_url=empty_dsn, database_schema="elsewhere", job_poll_interval=0.1)
+    with Queue(empty_dsn, settings=settings) as queue:
+        queue.schedules.add("s", cron="@every 1s", type="tick")
+        dispatcher = Dispatcher(settings, registry_of("tick"), queue)
+        dispatcher.start()
+        try:
+            eventually(lambda: queue.schedules.fires("s"))
+            finished(queue, queue.get(queue.schedules.fires("s")[-1].job_id))
+        finally:
+            dispatcher.stop()
