@@ -17,8 +17,9 @@ from pgqueue.job import Job
 from pgqueue.queue_base import QueueBase, Repeat, actor, log_enqueued
 from pgqueue.schedules import ScheduleRules, check_schedule
 from pgqueue.store import schedules, scheduling
-from pgqueue.store.operations import Operation, one
+from pgqueue.store.operations import one
 from pgqueue.store.schedules import Fire, Schedule
+from pgqueue.store.statement import Operation
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -14,9 +14,8 @@ from pgqueue.errors import ConfigurationError, ConflictError, InvalidArgumentErr
 from pgqueue.job import Job
 from pgqueue.schedules import ScheduleRules
 from pgqueue.store import acts, operations, schedules
-from pgqueue.store.operations import Operation
 from pgqueue.store.schedules import Declaration, Due, Schedule, Settled, Step
-from pgqueue.store.statement import Bell, Statement
+from pgqueue.store.statement import Bell, Operation, Statement
 
 Made = tuple[Schedule, list[str]]
 """A schedule, and what is to be warned of."""

@@ -17,8 +17,7 @@ from pgqueue.errors import (
 )
 from pgqueue.job import EncodedJob, Job
 from pgqueue.store import acts, operations, triggers
-from pgqueue.store.operations import Operation
-from pgqueue.store.statement import Bell
+from pgqueue.store.statement import Bell, Operation
 from pgqueue.store.triggers import RowTrigger
 
 MAX_NAME_BYTES = 63
