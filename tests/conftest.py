@@ -109,3 +109,17 @@ def started(dsn):
     yield start
     for dispatcher in running:
         dispatcher.stop()
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """What a process recorded in resource_handlers; without one, what all did."""
+    path = tmp_path / "record"
+    path.touch()
+    monkeypatch.setenv("PGQUEUE_TEST_RECORD", str(path))
+
+    def read(pid=None):
+        lines = [line.split(" ", 1) for line in path.read_text().splitlines()]
+        return [what for number, what in lines if pid in (None, int(number))]
+
+    return read

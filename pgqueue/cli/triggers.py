@@ -11,10 +11,10 @@ import click
 
 from pgqueue.cli import output
 from pgqueue.cli.options import database_options, json_option, load, settings_options
-from pgqueue.store.statement import Operation
 
 if TYPE_CHECKING:
     from pgqueue.config import Settings
+    from pgqueue.store.statement import Operation
 
 T = TypeVar("T")
 _COLUMNS = ("name", "table", "events", "condition", "type", "queue", "enabled")
