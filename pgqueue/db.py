@@ -6,6 +6,7 @@ pipelined fenced batch, and the translation of driver errors into pgqueue's. Ope
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import select
@@ -40,7 +41,7 @@ KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count"
 
 HOLDER_PREFIX = "pgqueue/"
 """What the names of a dispatcher's sessions begin with; its holder id follows."""
-SCHEMA_LEVEL = 3
+SCHEMA_LEVEL = 4
 """The revision number this code needs; an older schema gives exit code 4."""
 
 _UNAVAILABLE = frozenset({"57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03"})
@@ -242,6 +243,13 @@ def is_about_data(error: DatabaseError) -> bool:
 def was_sent(error: DatabaseUnavailableError) -> bool:
     """False if there was no connection to be had, so that nothing can have been sent."""
     return error.__cause__ is not None and not isinstance(error.__cause__, PoolTimeout)
+
+
+def may_have_committed(error: BaseException) -> bool:
+    """True unless the server itself said that it did not."""
+    if isinstance(error, DatabaseUnavailableError | asyncio.CancelledError):
+        return True
+    return getattr(error.__cause__, "sqlstate", None) is None
 
 
 def is_alive(connection: Connection | AsyncConnection) -> bool:

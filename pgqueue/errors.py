@@ -12,6 +12,7 @@
     │   └── SchemaError                      exit 4: schema missing, old, or too new; names the command
     ├── EmbeddedServerError                  exit 3: the embedded PostgreSQL could not be run
     ├── JobNotFoundError (LookupError)       exit 5
+    ├── WorkerNotFoundError (LookupError)    exit 5
     ├── ConflictError                        exit 6: the state of things forbids it
     │   ├── DuplicateJobError                a unique key is taken, and on_conflict is `raise`; `.job_id` has it
     │   ├── QueueFullError                   the queue's backlog is at its cap
@@ -103,6 +104,12 @@ class EmbeddedServerError(PgQueueError):
 
 class JobNotFoundError(PgQueueError, LookupError):
     """No job has this id, neither in the hot table nor in the history."""
+
+    exit_code = 5
+
+
+class WorkerNotFoundError(PgQueueError, LookupError):
+    """There is no worker with this id."""
 
     exit_code = 5
 
