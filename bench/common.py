@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,28 @@ def server(**options: str) -> Iterator[EmbeddedServer]:
 @contextlib.contextmanager
 def dispatcher(url: str, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
     """A dispatcher process that leads."""
+    with _process(url, settings) as process:
+        wait_until(url, "SELECT holder_id IS NOT NULL FROM pgqueue.leader")
+        yield process
+
+
+@contextlib.contextmanager
+def workers(url: str, number: int, **settings: object) -> Iterator[None]:
+    """Worker processes that do not lead, registered."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(number):
+            stack.enter_context(_process(url, settings, "worker"))
+        wait_until(url, f"SELECT count(*) = {number} FROM pgqueue.workers WHERE remote")
+        yield
+
+
+@contextlib.contextmanager
+def _process(url: str, settings: Mapping[str, object], *words: str) -> Iterator[subprocess.Popen[bytes]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PGQUEUE_")}
     environment |= {"PGQUEUE_DATABASE_URL": url, "PGQUEUE_LOG_LEVEL": "WARNING"}
     environment |= {f"PGQUEUE_{name.upper()}": str(value) for name, value in settings.items()}
-    process = subprocess.Popen([sys.executable, str(DISPATCHER)], env=environment, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, str(DISPATCHER), *words], env=environment, stdin=subprocess.DEVNULL)
     try:
-        wait_until(url, "SELECT holder_id IS NOT NULL FROM pgqueue.leader")
         yield process
     finally:
         process.terminate()

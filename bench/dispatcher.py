@@ -1,4 +1,7 @@
-"""The dispatcher under measurement: `noop` does nothing, `stamp` says when it started. Ends cleanly on SIGTERM."""
+"""The dispatcher under measurement: `noop` does nothing, `stamp` says when it started. Ends cleanly on SIGTERM.
+
+With the word `worker`: a worker that does not lead.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
 import time
 from typing import Any
 
-from pgqueue import Dispatcher, Job, Registry, Settings
+from pgqueue import Dispatcher, Job, Registry, Settings, Worker
 
 registry = Registry()
 
@@ -33,7 +37,8 @@ async def block(_job: Job, context: Any) -> None:
 
 async def run() -> None:
     """Run until SIGTERM."""
-    running = asyncio.create_task(Dispatcher(Settings(), registry).run())
+    daemon = Worker(Settings(), registry) if "worker" in sys.argv[1:] else Dispatcher(Settings(), registry)
+    running = asyncio.create_task(daemon.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await running

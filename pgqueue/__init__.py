@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pgqueue.config import Settings as Settings
     from pgqueue.dispatcher import Dispatcher as Dispatcher
     from pgqueue.errors import PgQueueError as PgQueueError
+    from pgqueue.fleet import Worker as Worker
     from pgqueue.inspector import Inspector as Inspector
     from pgqueue.job import Job as Job
     from pgqueue.job import JobFilter as JobFilter
@@ -63,6 +64,7 @@ _HOMES = {
     "Registry": "pgqueue.registry",
     "Resource": "pgqueue.resources",
     "Settings": "pgqueue.config",
+    "Worker": "pgqueue.fleet",
 }
 
 __all__ = [
@@ -91,6 +93,7 @@ __all__ = [
     "Retry",
     "Settings",
     "Snooze",
+    "Worker",
     "__version__",
 ]
 

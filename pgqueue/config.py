@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from pgqueue import validation
 from pgqueue.errors import ConfigurationError, InvalidArgumentError
@@ -23,6 +24,7 @@ LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
 LEASE_FACTOR = 2.5  # a leader must survive two missed renewals
 
 Seconds = float
+Names = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
@@ -46,9 +48,17 @@ class Settings(BaseSettings):
     leader_name: str = Field("default", description="which leader this process stands for")
 
     concurrency: int = Field(10, ge=1, le=100_000, description="jobs one process runs at once")
+    processes: int = Field(1, ge=1, le=1000, description="worker processes one pgqueue worker runs")
+    max_jobs: int | None = Field(None, ge=1, description="jobs after which a worker process is replaced; none: never")
+    max_memory: int | None = Field(
+        None, ge=1024 * 1024, description="bytes of memory after which a worker process is replaced; none: no limit"
+    )
     execute: bool = Field(True, description="run jobs in the dispatcher's own process while it leads")
     strict_types: bool = Field(False, description="fail jobs of a type no executor is registered for")
     app: str | None = Field(None, description="module:registry with the executors")
+    types: Names | None = Field(None, description="job types run here; none said: all with executors")
+    queues: Names | None = Field(None, description="queues whose jobs are run here; none said: all")
+    tags: Names | None = Field(None, description="what jobs that need tags find here, such as gpu or region=eu")
     limits: dict[str, int | None] = Field(default_factory=dict, description="max_concurrency by type")
 
     job_poll_interval: Seconds = Field(1.0, gt=0, le=3600, description="a scan at least this often, whatever is heard")
@@ -136,6 +146,16 @@ class Settings(BaseSettings):
     @classmethod
     def _url(cls, value: str | None) -> str | None:
         return None if value is None else normalise_url(value)
+
+    @field_validator("types", "queues", "tags", mode="before")
+    @classmethod
+    def _names(cls, value: object, info: ValidationInfo) -> object:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, Iterable):
+            return names  # pydantic says what is wrong with it
+        check = validation.check_tag if info.field_name == "tags" else validation.check_name
+        what = {"types": "job type", "queues": "queue"}.get(info.field_name or "", "tag")
+        return tuple(sorted({check(name.strip() if isinstance(name, str) else name, what) for name in names}))
 
     @field_validator("limits")
     @classmethod

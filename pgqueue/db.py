@@ -6,6 +6,7 @@ pipelined fenced batch, and the translation of driver errors into pgqueue's. Ope
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import select
@@ -242,6 +243,13 @@ def is_about_data(error: DatabaseError) -> bool:
 def was_sent(error: DatabaseUnavailableError) -> bool:
     """False if there was no connection to be had, so that nothing can have been sent."""
     return error.__cause__ is not None and not isinstance(error.__cause__, PoolTimeout)
+
+
+def may_have_committed(error: BaseException) -> bool:
+    """True unless the server itself said that it did not."""
+    if isinstance(error, DatabaseUnavailableError | asyncio.CancelledError):
+        return True
+    return getattr(error.__cause__, "sqlstate", None) is None
 
 
 def is_alive(connection: Connection | AsyncConnection) -> bool:

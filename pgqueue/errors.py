@@ -12,7 +12,7 @@
     │   └── SchemaError                      exit 4: schema missing, old, or too new; names the command
     ├── EmbeddedServerError                  exit 3: the embedded PostgreSQL could not be run
     ├── JobNotFoundError (LookupError)       exit 5
-    ├── NotFoundError (LookupError)          exit 5: no schedule or trigger has this name
+    ├── NotFoundError (LookupError)          exit 5: no schedule, trigger or worker has this name
     ├── ConflictError                        exit 6: the state of things forbids it
     │   ├── DuplicateJobError                a unique key is taken, and on_conflict is `raise`; `.job_id` has it
     │   ├── QueueFullError                   the queue's backlog is at its cap
@@ -110,7 +110,7 @@ class JobNotFoundError(PgQueueError, LookupError):
 
 
 class NotFoundError(PgQueueError, LookupError):
-    """No schedule, or no trigger, has this name."""
+    """No schedule, trigger or worker has this name or id."""
 
     exit_code = 5
 

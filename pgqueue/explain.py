@@ -69,9 +69,15 @@ def _explain_pending(job: Job) -> Operation[Explanation]:
     for kind, config in (("queue", of_queue), ("type", of_type)):
         if config.paused:
             return _say(job, f"{kind}_paused", _paused(kind, config))
-    workers = yield explain.workers(job.type)
+    workers = yield explain.workers(job)
     if not workers.able:
         return _say(job, "no_worker", f"no live worker can execute type {job.type} (of {workers.live} live)")
+    if not workers.serving:
+        text = f"no live worker that can execute type {job.type} takes jobs of queue {job.queue} (of {workers.able})"
+        return _say(job, "no_worker_queue", text)
+    if not workers.tagged:
+        text = f"no live worker that can execute it has the tags {', '.join(job.tags)} (of {workers.serving})"
+        return _say(job, "no_worker_tags", text, tags=job.tags)
     running = yield explain.running(job)
     full = _full(job, of_type, of_queue, running)
     if full is not None:

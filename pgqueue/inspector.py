@@ -9,11 +9,12 @@ import threading
 from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
 from pgqueue import callers, db, doctor, locate, store, validation
 from pgqueue.config import Settings
 from pgqueue.doctor import Finding
-from pgqueue.errors import DatabaseUnavailableError, InvalidArgumentError, JobNotFoundError
+from pgqueue.errors import DatabaseUnavailableError, InvalidArgumentError, JobNotFoundError, NotFoundError
 from pgqueue.explain import Explanation, explain_job
 from pgqueue.job import Job, JobFilter, JobState
 from pgqueue.rules import DEFAULT_WEIGHT
@@ -161,6 +162,22 @@ class Inspector:
     def workers(self) -> list[WorkerInfo]:
         """Every worker that is alive or died within a day."""
         return self._run(store.workers.list_workers())
+
+    def worker(self, worker_id: UUID | str) -> WorkerInfo:
+        """One worker; NotFoundError without."""
+        number = validation.check_uuid(worker_id, "worker id")
+        for worker in self.workers():
+            if worker.id == number:
+                return worker
+        raise NotFoundError(f"there is no worker {number}: `pgqueue workers list` shows those there are")
+
+    def worker_jobs(self, worker_id: UUID | str) -> list[dict[str, Any]]:
+        """The jobs a worker holds: id, type, queue and attempt of each."""
+        number = validation.check_uuid(worker_id, "worker id")
+        return [
+            {"id": job.id, "type": job.type, "queue": job.queue, "attempt": job.attempt}
+            for job in self._run(store.jobs.assigned(number))
+        ]
 
     def leader(self) -> list[LeaderInfo]:
         """Every lease: who leads, since when, in which epoch."""

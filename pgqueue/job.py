@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
@@ -129,6 +129,7 @@ class Job:
     backoff: str | None = None
     headers: dict[str, str] | None = None
     progress: dict[str, Any] | None = None
+    tags: list[str] = field(default_factory=list)
 
     @property
     def is_last_attempt(self) -> bool:
@@ -166,6 +167,7 @@ class JobOptions:
     headers: Mapping[str, str] | None = None
     after: Parents | None = None
     on_failure: str | None = None
+    tags: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +193,10 @@ class NewJob:
     headers: Mapping[str, str] | None = None
     after: Parents | None = None
     on_failure: str | None = None
+    tags: Sequence[str] | None = None
 
 
-Parents = Iterable[Job | int | NewJob]
-"""Jobs that another one waits for; a NewJob stands for a job of the same batch."""
+Parents = Iterable[Job | int | NewJob]  # what another job waits for; a NewJob stands for a job of the same batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,11 +260,12 @@ class EncodedJob:
     places: tuple[int, ...] = ()
     on_failure: str | None = None
     open_parents: int = 0
+    tags: list[str] = field(default_factory=list)
 
     @property
     def plain(self) -> bool:
         """True if one INSERT or COPY of the common columns says all there is."""
-        return not (self.unique_key or self.expires_at or self.backoff or self.headers or self.on_failure)
+        return not (self.unique_key or self.expires_at or self.backoff or self.headers or self.on_failure or self.tags)
 
     @property
     def unique_hash(self) -> bytes | None:
@@ -357,10 +360,9 @@ def _encode_rest(encoded: EncodedJob, new: NewJob, options: JobOptions) -> None:
 
 def _one_of(name: str, allowed: tuple[str, ...]) -> Callable[[object], str]:
     def check(value: object) -> str:
-        if value not in allowed:
-            known = ", ".join(allowed)
-            raise InvalidArgumentError(f"invalid {name} {validation.shorten(value)}: must be one of {known}")
-        return str(value)
+        if value in allowed:
+            return str(value)
+        raise InvalidArgumentError(f"invalid {name} {validation.shorten(value)}: must be one of {', '.join(allowed)}")
 
     return check
 
@@ -368,9 +370,8 @@ def _one_of(name: str, allowed: tuple[str, ...]) -> Callable[[object], str]:
 def _check_backoff(value: object) -> str:
     if isinstance(value, Backoff | str):
         return str(Backoff.parse(value) if isinstance(value, str) else value)
-    raise InvalidArgumentError(
-        f"invalid backoff {validation.shorten(value)}: a job's must be a Backoff or text such as 'fixed:5'"
-    )
+    shown = validation.shorten(value)
+    raise InvalidArgumentError(f"invalid backoff {shown}: a job's must be a Backoff or text such as 'fixed:5'")
 
 
 _REST: Mapping[str, Callable[[Any], Any]] = {
@@ -381,6 +382,7 @@ _REST: Mapping[str, Callable[[Any], Any]] = {
     "backoff": _check_backoff,
     "headers": validation.check_headers,
     "on_failure": _one_of("on_failure", ON_FAILURE),
+    "tags": validation.check_tags,
 }
 _FILTER_CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "state": _one_of("state", tuple(JobState)),

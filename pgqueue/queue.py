@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -99,6 +99,7 @@ class Queue(QueueBase):
         headers: Mapping[str, str] | None = None,
         after: Parents | None = None,
         on_failure: str | None = None,
+        tags: Sequence[str] | None = None,
         options: JobOptions | None = None,
         connection: object = None,
     ) -> Job:
@@ -115,8 +116,7 @@ class Queue(QueueBase):
             timeout: seconds a run may take, 0 for no limit; None: the type's.
             unique_key: while a live job of this type has this key, that job is returned instead (`job.existing`).
             concurrency_key: what jobs of one customer, tenant or resource share.
-            unique_scope: how long the key is held: `live` (None): until the job is finished; `pending`: until it
-                starts.
+            unique_scope: the key is held until the job is finished (None, `live`), or until it starts (`pending`).
             unique_window: seconds from now that the key is held at least, whatever becomes of the job.
             on_conflict: what a taken key means: `existing` (None): the job that has it is returned; `raise`;
                 `replace`: that job takes this payload and time if it never started (`job.replaced`).
@@ -126,6 +126,7 @@ class Queue(QueueBase):
             after: jobs or ids; this one waits until they have ended. One that the history has forgotten counts as done.
             on_failure: what it means that one of them failed or was cancelled: `cancel` (None): this one is cancelled
                 too, with reason `parent_failed`; `run`: it counts as done; `wait`: until a replay of it completes.
+            tags: what a worker must have to run it, such as `gpu` or `region=eu`; where none has, it stays pending.
             options: the same as a value; keywords beat it.
             connection: the caller's psycopg Connection, SQLAlchemy Connection or Session, or Django connection; None:
                 one of pgqueue's own, committed at once.
@@ -142,6 +143,7 @@ class Queue(QueueBase):
             NewJob(
                 job_type, payload, queue, priority, delay, run_at, max_attempts, timeout, unique_key, concurrency_key,
                 options, unique_scope, unique_window, on_conflict, expires_at, backoff, headers, after, on_failure,
+                tags,
             )
         )  # fmt: skip
         repeat = repeat_of([new])

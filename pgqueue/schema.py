@@ -52,6 +52,7 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
             sa.Column("headers", pg.JSONB),
             sa.Column("on_failure", sa.Text),
             sa.Column("progress", pg.JSONB),
+            sa.Column("tags", sa.Text, nullable=False, server_default=""),
         ]
 
     def rule_columns() -> list[sa.Column[object]]:
@@ -80,6 +81,7 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         "jobs_lane",
         jobs.c.queue,
         jobs.c.type,
+        jobs.c.tags,
         jobs.c.keyed,
         jobs.c.priority,
         jobs.c.run_at,
@@ -91,10 +93,21 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         jobs.c.queue,
         jobs.c.type,
         jobs.c.concurrency_key,
+        jobs.c.tags,
         jobs.c.priority,
         jobs.c.run_at,
         jobs.c.id,
         postgresql_where=sa.text(f"state = 'pending'::{schema}.job_state AND keyed"),
+    )
+    sa.Index(
+        "jobs_tagged_key",
+        jobs.c.queue,
+        jobs.c.type,
+        jobs.c.concurrency_key,
+        jobs.c.priority,
+        jobs.c.run_at,
+        jobs.c.id,
+        postgresql_where=sa.text(f"state = 'pending'::{schema}.job_state AND keyed AND tags <> ''"),
     )
     sa.Index(
         "jobs_key_started",
@@ -153,6 +166,14 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         sa.Column("heartbeat_at", _UTC, nullable=False),
         sa.Column("expires_at", _UTC, nullable=False),
         sa.Column("dead", sa.Boolean, nullable=False, server_default=sa.text("false")),
+        sa.Column("leader", sa.Text, nullable=False, server_default="default"),
+        sa.Column("remote", sa.Boolean, nullable=False, server_default=sa.text("false")),
+        sa.Column("channel", sa.Text),
+        sa.Column("tags", pg.ARRAY(sa.Text), nullable=False, server_default=sa.text("'{}'")),
+        sa.Column("queues", pg.ARRAY(sa.Text)),
+        sa.Column("heartbeat_interval", pg.DOUBLE_PRECISION, nullable=False, server_default="1"),
+        sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.text("false")),
+        sa.Column("left_at", _UTC),
     )  # fmt: skip
     sa.Table(
         "job_types", metadata,

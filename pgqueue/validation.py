@@ -11,9 +11,10 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from pgqueue.errors import ConfigurationError, InvalidArgumentError, InvalidNameError, InvalidPayloadError
 
@@ -27,6 +28,7 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_PROGRESS_CHARACTERS = 500
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+_TAG = re.compile(r"[A-Za-z0-9_.:/=-]{1,128}")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 _SCALARS = frozenset({str, float, bool, type(None)})  # plain integers are looked at one by one
 
@@ -42,6 +44,38 @@ def check_name(value: object, what: str) -> str:
     raise InvalidNameError(f"invalid {what} {shorten(value)}: must be {NAME_RULE}")
 
 
+def check_tag(value: object, what: str = "tag") -> str:
+    """Return `value` if it is a valid tag: a name, or a name with a value, such as `region=eu`.
+
+    Raises:
+        InvalidNameError: it is not `[A-Za-z0-9_.:/=-]{1,128}`.
+    """
+    if isinstance(value, str) and _TAG.fullmatch(value):
+        return str(value)
+    raise InvalidNameError(f"invalid {what} {shorten(value)}: must be {NAME_RULE} or =")
+
+
+def check_tags(value: object) -> list[str]:
+    """Return tags in the one way they are stored: sorted, each once.
+
+    Raises:
+        InvalidArgumentError, InvalidNameError: not a list of tags.
+    """
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidArgumentError(f"invalid tags {shorten(value)}: must be a list of tags")
+    return sorted({check_tag(tag) for tag in value})
+
+
+def join_tags(tags: Iterable[str]) -> str:
+    """Tags as the table has them."""
+    return ",".join(tags)
+
+
+def split_tags(text: str) -> list[str]:
+    """Tags from the table."""
+    return text.split(",") if text else []
+
+
 def check_schema_name(value: object) -> str:
     """Return `value` if it can be the name of pgqueue's schema; it is written into SQL, so the rule is strict."""
     if isinstance(value, str) and _SCHEMA.fullmatch(value):
@@ -49,6 +83,14 @@ def check_schema_name(value: object) -> str:
     raise InvalidNameError(
         f"invalid schema {shorten(value)}: must be 1 to 48 characters of a-z 0-9 _, not starting with a digit"
     )
+
+
+def check_uuid(value: object, what: str) -> UUID:
+    """Return `value`, a UUID or its text, as a UUID."""
+    try:
+        return value if isinstance(value, UUID) else UUID(str(value))
+    except ValueError:
+        raise InvalidArgumentError(f"invalid {what} {shorten(value)}: must be a UUID") from None
 
 
 def check_seconds(value: object, what: str) -> float:

@@ -115,3 +115,24 @@ def complete_and_hang(job: Job, context: Any) -> None:
         connection.execute("INSERT INTO effects VALUES (%s, %s)", [job.id, job.attempt])
         context.complete_in(connection, "done")
     time.sleep(600)
+
+
+def _limited(number: int) -> None:
+    @registry.executor(f"limited:{number}", max_concurrency=1 + number % 5)
+    async def limited(job: Job, context: Any) -> None:
+        with recorded(job):
+            await asyncio.sleep(job.payload["seconds"])
+
+
+LIMITED = 50
+for _number in range(LIMITED):
+    _limited(_number)
+
+
+def make_newer() -> Registry:
+    """A version of this program that knows one type more."""
+    newer = Registry()
+    for one in registry:
+        newer.register(one.type, one.execute, max_concurrency=one.rules.max_concurrency)
+    newer.register("newer", noop)
+    return newer

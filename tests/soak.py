@@ -86,6 +86,7 @@ class Fleet:
         self.settings = {"test_record": self.record, **settings}
         self.processes: list[DispatcherProcess] = []
         self.killed: dict[int, float] = {}
+        self.frozen: list[tuple[int, float]] = []
         self._started = 0
         self._connection: psycopg.Connection[Any] | None = None
 
@@ -109,9 +110,10 @@ class Fleet:
     def add(self, number: int = 1, **settings: object) -> DispatcherProcess:
         """Start `number` more; the last one."""
         for _ in range(number):
-            log = self.directory / f"dispatcher-{self._started}.log"
+            log = self.directory / f"{settings.get('command', 'dispatcher')}-{self._started}.log"
             self._started += 1
-            self.processes.append(DispatcherProcess(self.dsn, log, app=self.app, **{**self.settings, **settings}))
+            options = {"app": self.app, **self.settings, **settings}
+            self.processes.append(DispatcherProcess(self.dsn, log, **options))
         return self.processes[-1]
 
     def lease(self) -> Lease | None:
@@ -173,8 +175,13 @@ class Fleet:
         lines = self.record.read_text().splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]
 
+    def freeze(self, process: DispatcherProcess) -> None:
+        """SIGSTOP."""
+        process.signal(signal.SIGSTOP)
+        self.frozen.append((process.pid, time.time()))
+
     def spans(self) -> list[tuple[dict[str, Any], float, float]]:
-        """Each run with its beginning and end; those of a killed process ended with it."""
+        """Each run with its beginning and end; those of a killed or frozen process ended then."""
         begun: dict[tuple[int, int, int], dict[str, Any]] = {}
         spans = []
         for one in self.runs():
@@ -182,7 +189,8 @@ class Fleet:
             if one["event"] == "start":
                 begun[run] = one
             elif (start := begun.pop(run, None)) is not None:
-                spans.append((start, start["time"], one["time"]))
+                frozen = [at for pid, at in self.frozen if pid == one["pid"] and start["time"] < at < one["time"]]
+                spans.append((start, start["time"], min([one["time"], *frozen])))
         for start in begun.values():
             ended = self.killed.get(start["pid"], self.killed.get(start["parent"], float("inf")))
             spans.append((start, start["time"], ended))
@@ -191,6 +199,10 @@ class Fleet:
     def overlap(self) -> int:
         """The most handlers that ran at one time."""
         return most_at_once((None, begin, end) for _, begin, end in self.spans())[None]
+
+    def overlaps(self) -> dict[str, int]:
+        """The same of each type."""
+        return most_at_once((start["type"], begin, end) for start, begin, end in self.spans())
 
 
 class Standstill:

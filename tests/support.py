@@ -38,9 +38,11 @@ def finished(queue, job, timeout=60.0):
 
 
 class DispatcherProcess:
-    """A real `pgqueue dispatcher` process; its log goes to a file."""
+    """A real `pgqueue dispatcher` process (or another `command`); its log goes to a file."""
 
-    def __init__(self, dsn: str, log: Path, *, app: str | None = None, **settings: object) -> None:
+    def __init__(
+        self, dsn: str, log: Path, *, app: str | None = None, command: str = "dispatcher", **settings: object
+    ) -> None:
         environment = {
             **os.environ,
             "PGQUEUE_DATABASE_URL": dsn,
@@ -48,9 +50,10 @@ class DispatcherProcess:
             **{f"PGQUEUE_{name.upper()}": str(value) for name, value in settings.items()},
         }
         self.log = log
+        self.command = command
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pgqueue", "dispatcher", *(["--app", app] if app else [])],
+                [sys.executable, "-m", "pgqueue", command, *(["--app", app] if app else [])],
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,

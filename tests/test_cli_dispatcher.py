@@ -194,7 +194,7 @@ def test_the_current_directory_is_importable_and_the_builtin_types_are_there(dsn
         (
             "broken_9:make",
             "import pgqueue\ndef make():\n    pgqueue.Registry().register('a b', print)",
-            ["make() failed: invalid job type 'a b'", "line 3"],
+            ["make() failed: invalid job type 'a b'", "validation.py, line"],
         ),
     ],
 )

@@ -13,7 +13,7 @@ from test_fencing import nothing, registry_of, running
 
 from pgqueue import Dispatcher, Queue, Settings
 from pgqueue.errors import ConflictError
-from pgqueue.worker.worker import RELEASE_GRACE
+from pgqueue.worker.base import RELEASE_GRACE
 
 CONTROL = "pgqueue-control"
 

@@ -54,7 +54,7 @@ def test_up_down_and_up_again(empty_dsn):
     assert migrate.level(empty_dsn) is None
     migrate.upgrade(empty_dsn)
     assert tables(empty_dsn) >= TABLES | {"all_jobs", schema.VERSION_TABLE}
-    assert migrate.level(empty_dsn) == (db.SCHEMA_LEVEL, 2)
+    assert migrate.level(empty_dsn) == (db.SCHEMA_LEVEL, 4)
     migrate.check(empty_dsn)
     with Queue(empty_dsn) as queue:
         queue.enqueue("a")
@@ -210,7 +210,7 @@ def test_a_role_that_owns_the_database_and_is_no_superuser_can_migrate_and_work(
             done = alembic("upgrade", "head", dsn=url)
             assert done.returncode == 0, done.stderr
             migrate.upgrade(url)
-            assert migrate.level(url) == (db.SCHEMA_LEVEL, 2)
+            assert migrate.level(url) == (db.SCHEMA_LEVEL, 4)
             with Queue(url) as queue:
                 assert queue.cancel(queue.enqueue("a").id)
             migrate.downgrade(url)

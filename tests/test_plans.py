@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -17,7 +18,7 @@ import conftest
 import psycopg
 import pytest
 
-from pgqueue import JobState, NewJob, Queue, db, sql, store
+from pgqueue import Job, JobState, NewJob, Queue, db, sql, store
 from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.outcome import Outcome
 from pgqueue.store import Statement
@@ -133,18 +134,59 @@ def outcomes(state: JobState) -> list[Outcome]:
     return [Outcome(number * 10, 1, state) for number in range(1, 201)]
 
 
+def dispatch(quotas: list[LaneQuota], workers: int) -> Statement[list[Job]]:
+    """Of all for one worker, or of each lane's jobs for several in turn."""
+    if workers == 1:
+        return store.dispatch.dispatch(quotas, WORKER, 7)
+    ids = [UUID(int=number) for number in range(workers)]
+    slots = {quota.lane: [ids[n % workers] for n in range(quota.quota)] for quota in quotas}
+    return store.dispatch.dispatch_to_workers(quotas, slots, {one: f"channel_{one.int}" for one in ids}, WORKER, 7)
+
+
+@pytest.mark.parametrize("workers", [1, 5])
 @pytest.mark.parametrize("lanes", [1, 3, 60])
-def test_dispatch_reads_the_lane_index_in_order_and_stops_at_its_quota(session, lanes):
+def test_dispatch_reads_the_lane_index_in_order_and_stops_at_its_quota(session, lanes, workers):
     marks = [Mark(), Mark(2, datetime(2030, 1, 1, tzinfo=UTC), 77)]
     quotas = [LaneQuota(Lane(f"q{n % 3}", f"t{n % 20}"), 100, marks[n % 2]) for n in range(lanes)]
-    text = plan(as_session(session, "dispatch"), store.jobs.dispatch(quotas, WORKER, 7))
-    assert indexes(text) == {"jobs_lane", "jobs_key_lane", "jobs_key_started"}, text
+    text = plan(as_session(session, "dispatch"), dispatch(quotas, workers))
+    assert indexes(text) == {"jobs_lane", "jobs_key_lane", "jobs_tagged_key", "jobs_key_started"}, text
     for node in ("Seq Scan", "Bitmap", "Sort"):
         assert node not in text, text
     assert "Limit" in text
     assert "Tid Scan on jobs" in text
     condition = next(line for line in text.splitlines() if "Index Cond" in line)
     assert "ROW(priority, run_at, id) > " in condition, "the low-water mark is where the scan begins, not a filter"
+
+
+def test_a_dispatch_to_several_workers_gives_each_its_slots_and_tells_it_once(full, session):
+    as_session(session, "dispatch")
+    lanes = [Lane("q0", "t2"), Lane("q1", "t2")]
+    a, b = UUID(int=1), UUID(int=2)
+    slots = {lanes[0]: [a, b, a, a], lanes[1]: [b, b]}
+    statement = store.dispatch.dispatch_to_workers(
+        [LaneQuota(lane, len(slots[lane]), Mark()) for lane in lanes], slots, {b: "channel_b"}, a, 7
+    )
+    session.execute("LISTEN channel_b")
+    with session.transaction():
+        jobs = db.run(session, statement)
+    messages = [notify.payload for notify in session.notifies(timeout=5, stop_after=1)]
+    assert Counter((job.queue, job.worker_id) for job in jobs) == {("q0", a): 3, ("q0", b): 1, ("q1", b): 2}
+    of_b = sorted(job.id for job in jobs if job.worker_id == b)
+    assert [sorted(map(int, message.split(","))) for message in messages] == [of_b]
+    assert all(bool(job.payload) is (job.worker_id == a) for job in jobs)
+    first = min(job.id for job in jobs if job.queue == "q0")
+    assert next(job for job in jobs if job.id == first).worker_id == a, "the first of the lane has the first slot"
+    fetched = db.run(session, store.dispatch.fetch(of_b, b))
+    assert [(job.id, job.payload, job.attempt, job.worker_id) for job in sorted(fetched, key=lambda job: job.id)] == [
+        (number, "{}", 2, b) for number in of_b
+    ]
+
+
+def test_a_worker_reads_the_jobs_it_was_told_of_by_primary_key(session):
+    for connection in (session, as_completer(session)):
+        text = plan(connection, store.dispatch.fetch(list(range(200)), WORKER))
+        assert indexes(text) == {"jobs_pkey"}, text
+        assert "Seq Scan" not in text, text
 
 
 @pytest.mark.parametrize("ageing", [[], ["q0"]])
@@ -295,7 +337,7 @@ def test_the_check_up_reads_few_rows_of_a_full_table(session, statement, used):
 def test_the_helper_sends_what_psycopg_sends(full, session):
     """The same block through psycopg moves the rows that the plan was made for."""
     as_session(session, "dispatch")
-    statement = store.jobs.dispatch([LaneQuota(Lane("q0", "t2"), 5, Mark())], WORKER, 7)
+    statement = store.dispatch.dispatch([LaneQuota(Lane("q0", "t2"), 5, Mark())], WORKER, 7)
     session.execute("BEGIN")
     jobs = db.run(session, statement)
     session.execute("ROLLBACK")
@@ -308,7 +350,7 @@ def test_a_dispatch_of_a_full_table_takes_milliseconds_not_a_scan(full, session)
     with Queue(full) as queue:
         queue.enqueue_many([NewJob("mine", priority=5)] * 10)
     text, names = prepared("jobs.dispatch")
-    params = store.jobs.dispatch([LaneQuota(Lane("default", "mine"), 100, Mark())], WORKER, 7).params
+    params = store.dispatch.dispatch([LaneQuota(Lane("default", "mine"), 100, Mark())], WORKER, 7).params
     types = ", ".join(TYPES.get(name, "unknown") for name in names)
     session.execute(f"PREPARE run ({types}) AS {text}".encode())
     values = ", ".join(literal(params[name]) for name in names)

@@ -31,6 +31,7 @@ from pgqueue.outcome import JobLostError, JobReleasedError, decide
 from pgqueue.store import operations
 from pgqueue.store.jobs import Lane, LaneQuota, Mark
 from pgqueue.store.statement import Bell
+from pgqueue.store.workers import Capability, Registration
 
 LIMIT = 3
 TYPES = ("alpha", "beta")
@@ -112,7 +113,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def new_worker(self):
         worker = uuid4()
-        self.run(store.workers.register(worker, host="h", pid=1, version="0", concurrency=9, types=TYPES, lease=3600))
+        made = Registration("h", 1, "0", 9, Capability(frozenset(TYPES)), 1, 3600, "default", "control")
+        self.run(store.workers.register(worker, made))
         return worker
 
     @rule(
@@ -150,7 +152,9 @@ class QueueMachine(RuleBasedStateMachine):
         lanes = [lane for lane in lanes if lane.quota > 0]
         if not lanes:
             return multiple()
-        claimed = self.fenced(self.terms[-1], store.jobs.dispatch(lanes, self.workers[worker], self.terms[-1][1]))[0]
+        claimed = self.fenced(self.terms[-1], store.dispatch.dispatch(lanes, self.workers[worker], self.terms[-1][1]))[
+            0
+        ]
         for job in claimed:
             assert job.id not in self.ended, "a finished job was dispatched"
             assert not self.run(store.dependencies.parents(job.id, is_open=True)), "it waits for others"
@@ -207,7 +211,7 @@ class QueueMachine(RuleBasedStateMachine):
                 run(self.connection, store.leader.fence("default", *term))
                 self.connection.execute("UPDATE pgqueue.workers SET expires_at = '-infinity' WHERE id = %s", (dead,))
                 assert dead in {row[0] for row in self.run(store.workers.mark_dead())}
-                gone = self.run(store.workers.unknown_or_dead(self.workers))
+                gone = list(self.run(store.workers.unknown_or_dead(self.workers)))
                 stale = self.run(store.jobs.stale_of_workers(gone, 500))
                 outcomes = [decide(job, JobLostError("dead"), now=NOW, where="leader") for job in stale]
                 for finished, write in (
@@ -236,7 +240,7 @@ class QueueMachine(RuleBasedStateMachine):
         lane = LaneQuota(Lane("default", TYPES[0]), 1, Mark())
         if term != self.terms[-1]:
             with pytest.raises(NotLeaderError):
-                self.fenced(term, store.jobs.dispatch([lane], self.workers[0], term[1]))
+                self.fenced(term, store.dispatch.dispatch([lane], self.workers[0], term[1]))
 
     @rule()
     def time_passes(self):

@@ -1,7 +1,7 @@
 """Schedules and their fires; jobs enqueued by triggers on tables.
 
 Revision ID: 0005
-Revises: 0003
+Revises: 0004
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from alembic import context, op
 from pgqueue import sql
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
 NUMBER = 5
-SERVES_CODE_FROM = 2  # older code fires no schedules, and disturbs none
+SERVES_CODE_FROM = 4  # as 0004; older code fires no schedules, and disturbs none
 
 UPGRADE = """
 -- The code's words and the operator's, as objects by rule name (pgqueue/schedules.py). `next_fire_at` NULL: it rests;

@@ -28,6 +28,7 @@ from pgqueue.cli import (
     types,
     up,
     version,
+    worker,
     workers,
 )
 from pgqueue.cli.program import Program
@@ -57,6 +58,7 @@ def main() -> None:
 for _command in (
     up.up,
     dispatcher.dispatcher,
+    worker.worker,
     enqueue.enqueue,
     jobs.jobs,
     types.types,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--on-conflict", metavar="existing|raise|replace", help="What a taken key means.  [default: existing]")
 @click.option("--expires-at", metavar="TIME", help="Cancel it if it has not started by then: ISO 8601 with a zone.")
 @click.option("--backoff", metavar="KIND[:BASE[:CAP]]", help="How long it waits after an error, such as fixed:5.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="What a worker must have to run it; repeatable.")
 @click.option("--header", "headers", multiple=True, metavar="KEY=VALUE", help="Text the handler gets; repeatable.")
 @click.option("--after", type=int, multiple=True, metavar="ID", help="Run it when this job has ended; repeatable.")
 @click.option("--on-failure", metavar="cancel|run|wait", help="What a parent's failure means.  [default: cancel]")
@@ -68,6 +69,7 @@ def enqueue(  # noqa: PLR0917 - click passes them all by name
     on_failure: str | None,
     wait: bool,
     wait_timeout: float | None,
+    tags: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Make a job and print its id, or the job with --json.
@@ -103,6 +105,7 @@ def enqueue(  # noqa: PLR0917 - click passes them all by name
             headers=parse_headers(headers),
             after=after or None,
             on_failure=on_failure,
+            tags=tags or None,
         )
         if job.replaced:
             output.say(f"job {job.id} has this unique key: it takes this payload and time")

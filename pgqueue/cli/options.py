@@ -33,6 +33,12 @@ FLAGS: dict[str, tuple[str, str, str, str | None]] = {
     "database_schema": ("--database-schema", "NAME", "The schema pgqueue's tables live in.", "pgqueue"),
     "leader_name": ("--leader-name", "NAME", "Which leader is meant.", "default"),
     "concurrency": ("--concurrency", "N", "How many jobs this process runs at once.", "10"),
+    "types": ("--types", "TYPE,…", "Run jobs of these types only; all that have an executor where none is said.", None),
+    "queues": ("--queues", "QUEUE,…", "Run jobs of these queues only; of all where none is said.", None),
+    "tags": ("--tags", "TAG,…", "What jobs that need tags find here: gpu, region=eu.", None),
+    "processes": ("--processes", "P", "How many processes run, each with its own --concurrency.", "1"),
+    "max_jobs": ("--max-jobs", "N", "Replace a process that has run so many jobs, one at a time.", None),
+    "max_memory": ("--max-memory", "BYTES", "Replace a process that has more memory than this.", None),
     "execute": ("--execute/--no-execute", "", "Run jobs in this process while it leads.", "true"),
     "strict_types": (
         "--strict-types/--no-strict-types",
@@ -56,7 +62,10 @@ FLAGS: dict[str, tuple[str, str, str, str | None]] = {
     "log_level": ("--log-level", "LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL.", "INFO"),
 }
 DATABASE_FLAGS = ("database_url", "database_schema")
-SERVICE_FLAGS = tuple(FLAGS)
+SUPERVISOR_FLAGS = frozenset({"processes", "max_jobs", "max_memory"})
+SERVICE_FLAGS = tuple(field for field in FLAGS if field not in SUPERVISOR_FLAGS)
+LEADER_FLAGS = frozenset({"execute", "strict_types", "job_poll_interval", "leader_lease_duration"})
+WORKER_FLAGS = tuple(field for field in FLAGS if field not in LEADER_FLAGS)
 
 
 class SettingOption(click.Option):

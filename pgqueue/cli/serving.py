@@ -1,7 +1,7 @@
-"""Runs a dispatcher until a signal: banner, signals, drain, exit. What `up` and `dispatcher` share.
+"""Runs a dispatcher or a worker until a signal: banner, signals, drain, exit. Three commands share it.
 
 Promises that the process ends when the drain is over, whatever handlers left behind: a thread or a coroutine that
-does not stop is said and abandoned. Does not decide how a drain goes; that is `Dispatcher`'s.
+does not stop is said and abandoned. Does not decide how a drain goes; that is the daemon's.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
 from pgqueue import db, locate
-from pgqueue.cli import applications, output
+from pgqueue.cli import applications, output, supervising
 from pgqueue.cli.options import Given, described
 from pgqueue.config import Settings
 from pgqueue.dispatcher import Dispatcher
+from pgqueue.dispatcher.daemon import Daemon
 from pgqueue.errors import PgQueueError
+from pgqueue.fleet import Worker
 from pgqueue.registry import Registry
 from pgqueue.version import __version__
+from pgqueue.worker.base import capability_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LEAVE_TIMEOUT = 1.0  # seconds that what handlers left behind has to end by itself
@@ -65,18 +68,28 @@ def serve(settings: Settings, registry: Registry) -> None:
         DatabaseUnavailableError, SchemaError: it cannot start.
         PgQueueError: it ended without being told to.
     """
-    output.say(f"job types: {', '.join(sorted(registration.type for registration in registry))}")
-    asyncio.run(_serve(Dispatcher(settings, registry)))
+    _run(Dispatcher(settings, registry))
+
+
+def work(settings: Settings, registry: Registry) -> None:
+    """Run a worker until INT or TERM, or until an operator drains it; as `serve`."""
+    _run(Worker(settings, registry))
+
+
+def _run(daemon: Daemon) -> None:
+    output.say(f"job types: {', '.join(sorted(capability_of(daemon.settings, daemon.registry).types))}")
+    asyncio.run(_serve(daemon))
     output.say("stopped")
 
 
-async def _serve(dispatcher: Dispatcher) -> None:
+async def _serve(daemon: Daemon) -> None:
     loop = asyncio.get_running_loop()
     # Our own, so that its threads need not be waited for at the end.
     threads = ThreadPoolExecutor(thread_name_prefix="pgqueue-io")
     loop.set_default_executor(threads)
-    task = asyncio.ensure_future(dispatcher.run())
-    stopping = Stopping(loop, task, dispatcher)
+    task = asyncio.ensure_future(daemon.run())
+    stopping = Stopping(loop, task, daemon)
+    reporting = asyncio.create_task(supervising.report(daemon, task)) if isinstance(daemon, Worker) else None
     try:
         await task
     except asyncio.CancelledError:
@@ -84,13 +97,15 @@ async def _serve(dispatcher: Dispatcher) -> None:
             raise
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
+        if reporting is not None:
+            reporting.cancel()
         left = await _left_behind()
         if left:
             if error := sys.exc_info()[1]:
                 output.say_error(str(error))
             _end(error, left)
-    if not stopping.signals:
-        raise PgQueueError("the dispatcher ended without being told to")
+    if not stopping.signals and not (isinstance(daemon, Worker) and daemon.drained):
+        raise PgQueueError(f"the {daemon.kind} ended without being told to")
 
 
 class Stopping:
@@ -99,11 +114,11 @@ class Stopping:
     The handler runs in the main thread between two bytecodes, so it is heard while a job blocks the loop too.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], dispatcher: Dispatcher) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], daemon: Daemon) -> None:
         self.signals = 0
         self._loop = loop
         self._task = task
-        self._dispatcher = dispatcher
+        self._daemon = daemon
         for number in SIGNALS:
             signal.signal(number, self._heard)
 
@@ -111,14 +126,14 @@ class Stopping:
         self.signals += 1
         name = signal.Signals(number).name.removeprefix("SIG")
         if self.signals == 1:
-            wait = f"{self._dispatcher.settings.shutdown_timeout:g} s"
+            wait = f"{self._daemon.settings.shutdown_timeout:g} s"
             _write_now(f"{name}: draining, up to {wait} for running jobs; once more releases them at once")
-            self._dispatcher.resign()  # on its own loop: a job that blocks ours does not hold it up
+            self._daemon.retire()  # on its own loop: a job that blocks ours does not hold it up
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._task.cancel)
         elif self.signals == 2:
             _write_now(f"{name} again: releasing running jobs")
-            self._dispatcher.force()
+            self._daemon.force()
         else:
             _write_now(f"{name} for the third time: ending at once; running jobs are taken for lost")
             os._exit(128 + number)

@@ -123,10 +123,6 @@ class Configuration:
         """The configured queues' shares."""
         return self._weights
 
-    def executable(self, job_type: str) -> bool:
-        """True if this process has an executor for the type."""
-        return job_type in self._registry
-
     def serves(self, queue: str) -> bool:
         """True if this leader dispatches from the queue now: one without a row is the default leader's."""
         config = self._queues.get(queue)

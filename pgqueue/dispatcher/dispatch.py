@@ -11,33 +11,35 @@ be passed. It ends the term. The next term's epoch fences the claim off, and its
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
-from pgqueue import callers, db, store
+from pgqueue import db, store
 from pgqueue.clock import clock
 from pgqueue.dispatcher.bell import Doorbell
 from pgqueue.dispatcher.budget import Budget
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.lanes import Lanes
 from pgqueue.dispatcher.leader import Term, Trouble
+from pgqueue.dispatcher.placement import Placement
 from pgqueue.dispatcher.rates import Buckets
 from pgqueue.dispatcher.running import Running, RunningSet
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.dispatcher.share import Share
-from pgqueue.errors import DatabaseUnavailableError, NotLeaderError
+from pgqueue.dispatcher.slots import SlotWatch
+from pgqueue.dispatcher.unknown import Unknown
+from pgqueue.errors import NotLeaderError
 from pgqueue.events import EventBus, JobsDispatched
-from pgqueue.job import Job, JobState, Reason
+from pgqueue.job import Job
 from pgqueue.rules import RateLimit
 from pgqueue.store import Statement
-from pgqueue.store.jobs import LaneHead, LaneQuota, Promoted
+from pgqueue.store.jobs import Lane, LaneHead, LaneQuota, Promoted
 from pgqueue.store.rate_buckets import BucketKey
 from pgqueue.store.statement import Bell
-from pgqueue.worker import LocalWorker
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +49,9 @@ SCAN_AT_LEAST = 0.02  # seconds between full scans while busy
 SCAN_SHARE = 20  # times what the last scan took
 STALE_GRACE = 2.0  # seconds the executor has to report a time-out itself
 CLAIM_PATIENCE = 2.0  # seconds a cancelled claim is waited for
-UNKNOWN_LANES = 10  # lanes and
-UNKNOWN_LIMIT = 50  # jobs of each that one fenced transaction may fail
 KEY_LANES = 2_000
 """How many keys of one queue and type are looked at in one scan; where there are more, the next scan goes on there.
 Full keys cannot fill it: there are no more of them than jobs are running."""
-REPORT_EVERY = 60.0  # seconds between log lines about types nobody executes
 
 
 class Dispatch(Service):
@@ -66,7 +65,7 @@ class Dispatch(Service):
         running: what is in flight; shared with the reaper.
         buckets: the tokens of limited rates.
         configuration: limits and queues.
-        worker: who executes; None: nobody in this process.
+        placement: who executes.
         poll_interval: seconds; a scan at least this often.
         strict_types: fail jobs nobody can execute.
         events: the bus.
@@ -85,7 +84,7 @@ class Dispatch(Service):
         running: RunningSet,
         buckets: Buckets,
         configuration: Configuration,
-        worker: LocalWorker | None,
+        placement: Placement,
         *,
         poll_interval: float,
         strict_types: bool,
@@ -99,9 +98,10 @@ class Dispatch(Service):
         self._schema = schema
         self._running = running
         self._configuration = configuration
-        self._worker = worker
+        self._placement, self._worker = placement, placement.own
+        self._next_look = 0.0
+        self._slots = SlotWatch(bell, schema, running, placement, pooled=sessions.pooled)
         self._poll_interval = poll_interval
-        self._strict_types = strict_types
         self._events = events
         self._on_due = on_due
         self._on_trouble = on_trouble
@@ -114,13 +114,12 @@ class Dispatch(Service):
         self._token_wait: float | None = None
         self._rules_version = 0
         self._doubt_buckets = False
-        self._unknown: set[tuple[str, str]] = set()
-        self._doorbell = Doorbell(sessions, schema, bell, self.dispatch_all, self.wait)
+        self._unknown = Unknown(term, schema, strict=strict_types)
+        self._doorbell = Doorbell(sessions, schema, bell, self.dispatch_all, self._doze)
         self._connection: db.AsyncConnection | None = None
         self._next_scan = 0.0
         self._scanned_empty = False
         self._batch = MAX_BATCH
-        self._reported = 0.0
         self._trying_since: float | None = None
 
     def trouble(self, limit: float) -> Trouble | None:
@@ -136,15 +135,15 @@ class Dispatch(Service):
             return self._poll_interval
         if clock() >= self._next_scan:
             await self._scan()
-        if await self._step():
+        if await self._step() or await self._find_slots():
             return 0.0
-        self._full = self._worker is None or self._worker.free() <= 0
+        self._full = not self._placement.any_free()
         if self._full:
-            await self.wait(self._poll_interval)
+            await self._doze(self._poll_interval)
         elif not self._scanned_empty:
             await self._scan()
         elif self._sessions.pooled:
-            await self.wait(self._longest_sleep())
+            await self._doze(self._longest_sleep())
             self._next_scan = 0.0
         else:
             await self._doorbell.sleep(self._longest_sleep())
@@ -155,9 +154,15 @@ class Dispatch(Service):
         if self._full or self._any_room():
             self.wake()
 
+    def heard_of_workers(self, *, joined: bool) -> None:
+        """Runs ended elsewhere; or (`joined`) a worker came, drains or left."""
+        if joined:
+            self._next_look = self._next_scan = 0.0
+        self.wake()
+
     def promoted(self, jobs: list[Promoted]) -> None:
         """Scheduled jobs became pending: their lanes have work."""
-        self._lanes.promoted(jobs)
+        self._lanes.promoted(job for job in jobs if self._open(self._lanes.of(job)))
         self.wake()
 
     def changed(self) -> None:
@@ -176,7 +181,7 @@ class Dispatch(Service):
         """Scan, and dispatch what may run; True if anything was dispatched."""
         await self._scan()
         dispatched = False
-        while await self._step():
+        while await self._step() or await self._find_slots():
             dispatched = True
         return dispatched
 
@@ -192,6 +197,11 @@ class Dispatch(Service):
         await self._doorbell.close()
         await self._drop_connection()
 
+    def _open(self, lane: Lane) -> bool:
+        """True if the lane's jobs may be dispatched: served here, not paused, and somebody can execute them."""
+        rules = self._configuration
+        return rules.serves(lane.queue) and rules.active(lane.type) and self._placement.able(lane)
+
     def _any_room(self) -> bool:
         budget = Budget(self._configuration, self._running, self._buckets)
         return any(budget.room(lane) > 0 for lane in self._lanes.stands)
@@ -200,6 +210,10 @@ class Dispatch(Service):
         """Until the next poll, or until a token comes or a pause ends."""
         waits = (self._token_wait, self._configuration.next_resume(), self._poll_interval)
         return min(wait for wait in waits if wait is not None)
+
+    async def _doze(self, seconds: float) -> bool:
+        """As `wait`, for less where a remote completion in flight may not ring."""
+        return await self.wait(min(seconds, self._slots.pause or seconds))
 
     async def _scan(self) -> None:
         """Find every lane with work and look at all of it again."""
@@ -212,15 +226,18 @@ class Dispatch(Service):
             self._buckets.load(buckets)
             self._doubt_buckets = False
         scan: list[Statement[Any]] = [store.jobs.lanes(list(ageing)), store.jobs.next_due()]
-        heads, due = await db.arun_together(connection, scan, self._schema)
+        if look := clock() >= self._next_look:
+            self._next_look = clock() + self._poll_interval
+            scan.append(store.workers.live(self._term.name))
+        heads, due, *workers = await db.arun_together(connection, scan, self._schema)
+        if look:
+            self._placement.refresh(workers[0])
         if due is not None:
             self._on_due(due)
         found = [head for head in heads if self._configuration.serves(head.lane.queue)]
-        known = [head for head in found if self._configuration.executable(head.lane.type)]
-        self._unknown = {(head.lane.queue, head.lane.type) for head in found} - {
-            (head.lane.queue, head.lane.type) for head in known
-        }
-        known = [head for head in known if self._configuration.active(head.lane.type)]
+        unknown = {(head.lane.queue, head.lane.type) for head in found if not self._placement.knows(head.lane.type)}
+        self._unknown.unplaced(head.lane for head in found if not self._placement.able(head.lane))
+        known = [head for head in found if self._open(head.lane)]
         split = {
             (head.lane.queue, head.lane.type)
             for head in known
@@ -228,11 +245,12 @@ class Dispatch(Service):
         }
         if split:
             known = [head for head in known if not (head.lane.keyed and (head.lane.queue, head.lane.type) in split)]
-            known += await self._scan_keys(connection, sorted(split))
+            of_keys = await self._scan_keys(connection, sorted(split))
+            known += [head for head in of_keys if self._open(head.lane)]
         self._lanes.reset(known if version == self._rules_version else ())
         self._scanned_empty = version == self._rules_version
-        if self._unknown and self._worker is not None:
-            await self._meet_unknown(connection)
+        if unknown and not self._placement.nobody and await self._unknown.meet(connection, unknown):
+            self._scanned_empty = False
         took = clock() - started
         if version == self._rules_version:
             self._next_scan = clock() + min(self._poll_interval, max(SCAN_AT_LEAST, SCAN_SHARE * took))
@@ -252,50 +270,79 @@ class Dispatch(Service):
             heads += more
         return heads
 
-    async def _step(self) -> bool:
-        """One dispatch; True if it moved anything."""
-        worker_id = self._worker.worker_id if self._worker is not None else None
-        if self._worker is None or worker_id is None:
-            self._trying_since = None
+    async def _find_slots(self) -> bool:
+        """Before a sleep: are there slots on remote workers that nobody told of?"""
+        waiting = bool(self._lanes.stands)
+        if self._slots.idle and not waiting:
             return False
-        free = min(self._batch, self._worker.free())
+        self._try()
+        freed = await self._slots.look(await self._connected(), waiting=waiting)
+        self._trying_since = None
+        return freed
+
+    async def _step(self) -> bool:
+        """One dispatch; True if it moved anything.
+
+        Lanes that give nothing are forgotten until the next scan, and the others asked: under strict order the lane
+        whose turn it is need not have the first job of its key.
+        """
+        while True:
+            claim = self._plan()
+            if claim is None:
+                self._trying_since = None
+                return False
+            task = asyncio.ensure_future(self._claim(*claim))
+            try:
+                if await asyncio.shield(task):
+                    return True
+            except asyncio.CancelledError:
+                # What the server has handed out must reach its worker, or it lies there until it is taken for lost.
+                await asyncio.wait({task}, timeout=CLAIM_PATIENCE)
+                task.cancel()
+                raise
+
+    def _plan(self) -> tuple[list[LaneQuota], dict[BucketKey, tuple[int, RateLimit]], Statement[list[Job]]] | None:
+        """The next dispatch: quotas, the tokens they need, the statement; None where there is nothing to be given."""
+        placement = self._placement
+        own, worker_id = placement.own, placement.own_id
         budget = Budget(self._configuration, self._running, self._buckets)
+        slots = None if placement.alone else placement.slots(budget)
+        free = slots.free if slots is not None else 0 if own is None else own.free()
         quotas = self._share.plan(
-            free,
+            min(self._batch, free),
             self._lanes.stands,
-            budget,
+            slots or budget,
             self._configuration.weights,
             self._configuration.ageing,
             self._configuration.strict,
         )
         self._token_wait = budget.wait
         if not quotas:
-            self._trying_since = None
-            return False
+            return None
         tokens = budget.wanted({quota.lane: quota.quota for quota in quotas})
-        claim = asyncio.ensure_future(self._claim(quotas, tokens, worker_id))
-        try:
-            return await asyncio.shield(claim)
-        except asyncio.CancelledError:
-            # What the server has handed out must reach the worker, or it would lie there until it is taken for lost.
-            await asyncio.wait({claim}, timeout=CLAIM_PATIENCE)
-            claim.cancel()
-            raise
+        if slots is None:
+            assert worker_id is not None  # noqa: S101 - it has free slots
+            return quotas, tokens, store.dispatch.dispatch(quotas, worker_id, self._term.epoch)
+        listening = placement.channels({worker for given in slots.given.values() for worker in given})
+        dispatch = store.dispatch.dispatch_to_workers(quotas, slots.given, listening, worker_id, self._term.epoch)
+        return quotas, tokens, dispatch
 
     async def _claim(
-        self, quotas: list[LaneQuota], tokens: dict[BucketKey, tuple[int, RateLimit]], worker_id: UUID
+        self,
+        quotas: list[LaneQuota],
+        tokens: dict[BucketKey, tuple[int, RateLimit]],
+        dispatch: Statement[list[Job]],
     ) -> bool:
-        assert self._worker is not None  # noqa: S101 - _step has just asked it
         self._try()
         connection = await self._connected()
-        statements: list[Statement[Any]] = [store.jobs.dispatch(quotas, worker_id, self._term.epoch)]
+        statements: list[Statement[Any]] = [dispatch]
         if tokens:
             statements.append(store.rate_buckets.spend(self._buckets.spend(tokens)))
-        with self._worker.claiming():
+        with self._worker.claiming() if self._worker is not None else contextlib.nullcontext():
             try:
                 _, jobs, *left = await db.arun_together(connection, [self._term.fence(), *statements], self._schema)
             except BaseException as error:
-                if _may_have_committed(error):
+                if db.may_have_committed(error):
                     self._uncertain = True
                     self._on_trouble()
                 self._doubt_buckets = True  # the server may have refused a rate's excess
@@ -304,25 +351,24 @@ class Dispatch(Service):
             if left:
                 self._buckets.spent(left[0], self._unused(tokens, jobs))
             if jobs:
-                self._hand_over(jobs, worker_id)
+                self._hand_over(jobs)
         self._trying_since = None
         self._lanes.dispatched(quotas, jobs)
-        self._scanned_empty = False
+        self._scanned_empty = self._scanned_empty and not jobs
         return bool(jobs)
 
-    def _hand_over(self, jobs: list[Job], worker_id: UUID) -> None:
-        assert self._worker is not None  # noqa: S101 - _step has just asked it
+    def _hand_over(self, jobs: list[Job]) -> None:
         self._configuration.resolve(jobs)
         now = clock()
         for job in jobs:
             overdue = now + job.timeout + STALE_GRACE if job.timeout else None
-            self._running.add(
-                (job.id, job.attempt),
-                Running(job.type, worker_id, job.timeout, overdue, job.queue, job.concurrency_key),
-            )
-        self._worker.accept(jobs, worker_id)
-        size = sum(len(job.payload) for job in jobs) / len(jobs)
-        self._batch = max(1, min(MAX_BATCH, int(MAX_BATCH_BYTES / max(size, 1))))
+            run = Running(job.type, job.worker_id, job.timeout, overdue, job.queue, job.concurrency_key)  # type: ignore[arg-type] # dispatched to somebody
+            self._running.add((job.id, job.attempt), run)
+        own = jobs if self._placement.alone else [job for job in jobs if job.worker_id == self._placement.own_id]
+        if own and self._worker is not None and own[0].worker_id is not None:
+            self._worker.accept(own, own[0].worker_id)
+            size = sum(len(job.payload) for job in own) / len(own)
+            self._batch = max(1, min(MAX_BATCH, int(MAX_BATCH_BYTES / max(size, 1))))
         self._events.emit(JobsDispatched(Counter(job.type for job in jobs)))
         if logger.isEnabledFor(logging.DEBUG):
             for job in jobs:
@@ -337,35 +383,6 @@ class Dispatch(Service):
             used["key", job.type, job.concurrency_key or ""] += 1
         return {bucket: float(number - used[bucket]) for bucket, (number, _) in tokens.items()}
 
-    async def _meet_unknown(self, connection: db.AsyncConnection) -> None:
-        """Jobs of types without an executor here: reported, or failed under strict types."""
-        if self._strict_types:
-            failed = await self._fail_unknown(connection)
-            for job_type, number in Counter(failed).items():
-                logger.error("unknown job type: %s; %d jobs failed", job_type, number)
-            if failed:
-                self._next_scan = 0.0
-                self._scanned_empty = False
-        elif clock() - self._reported > REPORT_EVERY:
-            self._reported = clock()
-            names = ", ".join(sorted({job_type for _, job_type in self._unknown}))
-            logger.warning("jobs are pending whose type has no executor: %s", names)
-
-    async def _fail_unknown(self, connection: db.AsyncConnection) -> list[str]:
-        """End some of them as failed; their types."""
-        failed: list[str] = []
-        async with db.atransaction(connection):
-            await db.arun(connection, self._term.fence(), self._schema)
-            locked = store.jobs.lock_unknown(sorted(self._unknown)[:UNKNOWN_LANES], UNKNOWN_LIMIT)
-            by_type: dict[str, list[int]] = {}
-            for job_id, job_type in await db.arun(connection, locked, self._schema):
-                by_type.setdefault(job_type, []).append(job_id)
-            for job_type, ids in sorted(by_type.items(), key=lambda item: min(item[1])):
-                error = {"class": "UnknownJobTypeError", "message": f"unknown job type: {job_type}", "where": "leader"}
-                close = store.dependents.close(ids, JobState.FAILED, Reason.UNKNOWN_TYPE, error)
-                failed += [closed.type for closed in await callers.adrive(connection, close, self._schema)]
-        return failed
-
     def _try(self) -> None:
         """A scan or a claim begins: until one ends with nothing left to claim, or claimed, nothing gets done."""
         if self._trying_since is None:
@@ -379,11 +396,5 @@ class Dispatch(Service):
     async def _drop_connection(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
+            self._slots.disconnected()
             await asyncio.shield(connection.close())
-
-
-def _may_have_committed(error: BaseException) -> bool:
-    """True unless the server itself said that it did not."""
-    if isinstance(error, DatabaseUnavailableError | asyncio.CancelledError):
-        return True
-    return getattr(error.__cause__, "sqlstate", None) is None

@@ -21,6 +21,7 @@ from pgqueue.dispatcher.dispatch import STALE_GRACE, Dispatch
 from pgqueue.dispatcher.expire import Expirer
 from pgqueue.dispatcher.leader import Term, Trouble
 from pgqueue.dispatcher.maintenance import Maintenance
+from pgqueue.dispatcher.placement import Placement
 from pgqueue.dispatcher.promote import Promoter
 from pgqueue.dispatcher.prune import Pruner
 from pgqueue.dispatcher.rates import Buckets
@@ -69,7 +70,7 @@ class Duties:
             self._running,
             self._buckets,
             configuration,
-            worker,
+            Placement(worker, self._running),
             poll_interval=settings.job_poll_interval,
             strict_types=settings.strict_types,
             events=events,
@@ -136,6 +137,10 @@ class Duties:
     async def dispatch_all(self) -> bool:
         """Find all the work there is and dispatch what may run now; False if nothing may."""
         return await self._dispatch.dispatch_all()
+
+    def heard_of_workers(self, *, joined: bool) -> None:
+        """Runs ended elsewhere; or (`joined`) a worker came, drains or left."""
+        self._dispatch.heard_of_workers(joined=joined)
 
     def freed(self) -> None:
         """The worker has room."""

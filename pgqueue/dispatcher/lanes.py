@@ -1,7 +1,8 @@
 """Which lanes have work and from where on to look. Pure memory, no I/O.
 
-A lane holds jobs that are dispatched in one order: those of a queue and type. Where a rule tells concurrency keys
-apart, each key is a lane; in a queue that ages, each priority is one. Inside a lane the order is priority, run_at, id.
+A lane holds jobs that are dispatched in one order: those of a queue and type that need the same tags. Where a rule
+tells concurrency keys apart, each key is a lane; in a queue that ages, each priority is one. Inside a lane the order is
+priority, run_at, id.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 
 from pgqueue.job import Job
 from pgqueue.store.jobs import Lane, LaneHead, LaneQuota, Mark, Promoted
+from pgqueue.validation import join_tags
 
 LOWEST = Mark()
 
@@ -46,7 +48,7 @@ class Lanes:
         """These became pending: lower their lanes' marks to just below the smallest key."""
         for job in jobs:
             below = Mark(job.priority, job.run_at, job.id - 1)
-            lane = self.lane(job.queue, job.type, job.concurrency_key, job.priority)
+            lane = self.of(job)
             stand = self.stands.get(lane)
             if stand is None or _key(below) < _key(stand.mark):
                 self.stands[lane] = Stand(below, job.priority, job.run_at)
@@ -55,7 +57,7 @@ class Lanes:
         """A dispatch with `quotas` gave `jobs`: raise the marks, forget lanes that had less than asked for."""
         given: dict[Lane, list[Job]] = {}
         for job in jobs:
-            lane = self.lane(job.queue, job.type, job.concurrency_key, job.priority)
+            lane = self.lane(job.queue, job.type, job.concurrency_key, job.priority, join_tags(job.tags))
             given.setdefault(lane, []).append(job)
         for quota in quotas:
             taken = given.get(quota.lane, [])
@@ -66,10 +68,14 @@ class Lanes:
                 run_at = last.run_at or _EARLIEST
                 self.stands[quota.lane] = Stand(Mark(last.priority, run_at, last.id), last.priority, run_at)
 
-    def lane(self, queue: str, job_type: str, key: str | None, priority: int) -> Lane:
+    def of(self, job: Promoted) -> Lane:
+        """The lane of a job that became pending."""
+        return self.lane(job.queue, job.type, job.concurrency_key, job.priority, job.tags)
+
+    def lane(self, queue: str, job_type: str, key: str | None, priority: int, tags: str = "") -> Lane:
         """The lane such a job is in."""
         told_apart = key if key is not None and self._per_key(job_type) else None
-        return Lane(queue, job_type, key is not None, told_apart, priority if self._ages(queue) else None)
+        return Lane(queue, job_type, key is not None, told_apart, priority if self._ages(queue) else None, tags)
 
 
 def _lowest(lane: Lane) -> Mark:

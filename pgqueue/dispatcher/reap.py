@@ -22,7 +22,7 @@ from pgqueue.dispatcher.service import Service
 from pgqueue.errors import DatabaseUnavailableError
 from pgqueue.events import EventBus, JobsReaped
 from pgqueue.job import Job
-from pgqueue.outcome import JobLostError, JobTimeoutError, Outcome, decide
+from pgqueue.outcome import JobLostError, JobReleasedError, JobTimeoutError, Outcome, decide
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +116,13 @@ class Reaper(Service):
             async with self._maintenance.transaction() as connection:
                 for worker_id, host, pid in await db.arun(connection, store.workers.mark_dead(), self._schema):
                     logger.warning("worker %s (%s:%d) is dead: no heartbeat for its lease", worker_id, host, pid)
-                gone = await db.arun(connection, store.workers.unknown_or_dead(known), self._schema) if known else []
-                jobs = await db.arun(connection, store.jobs.stale_of_workers(gone, BATCH), self._schema) if gone else []
-                outcomes = await self._decide(connection, jobs, JobLostError("the worker died or lost its lease"))
+                gone = await db.arun(connection, store.workers.unknown_or_dead(known), self._schema) if known else {}
+                stale = store.jobs.stale_of_workers(list(gone), BATCH)
+                jobs = await db.arun(connection, stale, self._schema) if gone else []
+                left = [job for job in jobs if job.worker_id is not None and gone[job.worker_id]]
+                lost = [job for job in jobs if job not in left]
+                outcomes = await self._decide(connection, lost, JobLostError("the worker died or lost its lease"))
+                outcomes += await self._decide(connection, left, JobReleasedError())
             self._decided(outcomes)
             more = len(jobs) == BATCH
 

@@ -34,12 +34,14 @@ class RunningSet:
         self._by_type: Counter[str] = Counter()
         self._by_queue: Counter[str] = Counter()
         self._by_key: dict[tuple[str, str], int] = {}
+        self._by_worker: dict[UUID, set[Run]] = {}
 
     def add(self, run: Run, running: Running) -> None:
         """A job was dispatched."""
         if run not in self._runs:
             self._count(running, 1)
         self._runs[run] = running
+        self._by_worker.setdefault(running.worker_id, set()).add(run)
 
     def remove(self, runs: Iterable[Run]) -> int:
         """These are over; the number of those that were known."""
@@ -49,6 +51,10 @@ class RunningSet:
             if running is not None:
                 self._count(running, -1)
                 known += 1
+                of_worker = self._by_worker[running.worker_id]
+                of_worker.discard(run)
+                if not of_worker:
+                    del self._by_worker[running.worker_id]
         return known
 
     def _count(self, running: Running, change: int) -> None:
@@ -74,13 +80,25 @@ class RunningSet:
         """How many of this type and concurrency key are in flight."""
         return self._by_key.get((job_type, key), 0)
 
+    def of_worker(self, worker_id: UUID) -> int:
+        """How many this worker has."""
+        return len(self._by_worker.get(worker_id, ()))
+
     def runs(self) -> list[Run]:
         """All of them."""
         return list(self._runs)
 
+    def runs_elsewhere(self, own: UUID | None) -> list[Run]:
+        """Those that are not this process's own worker's."""
+        return [run for worker_id, runs in self._by_worker.items() if worker_id != own for run in runs]
+
+    def by_worker(self, runs: Iterable[Run]) -> Counter[UUID]:
+        """How many of these runs each worker has."""
+        return Counter(self._runs[run].worker_id for run in runs if run in self._runs)
+
     def workers(self) -> set[UUID]:
         """Who runs them."""
-        return {running.worker_id for running in self._runs.values()}
+        return set(self._by_worker)
 
     def overdue(self, now: float) -> list[tuple[int, int, float]]:
         """Id, attempt and timeout of each run that should have ended by `now`."""

@@ -6,11 +6,17 @@ it would reach somebody else's.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass
 from uuid import UUID
 
-from pgqueue import db
+from pgqueue import db, locate
+from pgqueue.config import Settings
+from pgqueue.pooler import PoolerMode, probe
 from pgqueue.worker import completer
+
+logger = logging.getLogger(__name__)
 
 LEASE_STATEMENT_TIMEOUT = 2_000  # milliseconds; a renewal that takes longer has failed
 LOCK_TIMEOUT = 500  # milliseconds a lease statement waits for the row
@@ -93,3 +99,21 @@ class Sessions:
 def application_name(holder_id: UUID) -> str:
     """The name of a holder's sessions, in pg_stat_activity."""
     return f"{db.HOLDER_PREFIX}{holder_id}"
+
+
+async def prepare(settings: Settings, holder_id: UUID) -> Sessions:
+    """The sessions of a process with these settings; says once that there is a pooler.
+
+    Raises:
+        DatabaseUnavailableError, SchemaError: the database cannot be worked with.
+    """
+    if settings.direct_database_url is not None:
+        url = settings.direct_database_url
+    else:
+        url = (await asyncio.to_thread(locate.locate, settings)).url
+    async with await db.aconnect(url) as connection:
+        db.check_schema(await db.aread_schema_level(connection, settings.database_schema))
+    mode = await probe(url)
+    if mode is not PoolerMode.DIRECT:
+        logger.warning("there is a %s before the database", mode.value)
+    return Sessions(url, holder_id, settings.leader_lease_duration, mode is PoolerMode.TRANSACTION)

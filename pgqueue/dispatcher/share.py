@@ -2,8 +2,8 @@
 
 Between queues: smooth weighted round robin, so that each gets its share while all have work, and all of it when it
 alone has. Between the types of a queue: turns. Inside a type: priority is strict; at the same priority concurrency
-keys that are told apart take turns; in a queue that ages the lane goes first whose first job has waited longest,
-each step of priority counted as so many seconds.
+keys that are told apart, and jobs that need different tags, take turns; in a queue that ages the lane goes first whose
+first job has waited longest, each step of priority counted as so many seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pgqueue.store.jobs import Lane, LaneQuota
 
 LAST_PRIORITY = 32_767
 Types = dict[str, "_Front"]
+Turn = tuple[bool, str, str]
 
 
 class Room(Protocol):
@@ -35,7 +36,7 @@ class Share:
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
         self._type_turn: dict[str, str] = {}
-        self._key_turn: dict[tuple[str, str], str] = {}
+        self._key_turn: dict[tuple[str, str], Turn] = {}
 
     def plan(
         self,
@@ -69,7 +70,7 @@ class Share:
                 queues.setdefault(lane.queue, {}).setdefault(lane.type, []).append(lane)
         fronts = {
             queue: {
-                job_type: _Front(lanes, stands, budget, ageing.get(queue), self._key_turn.get((queue, job_type), ""))
+                job_type: _Front(lanes, stands, budget, ageing.get(queue), self._key_turn.get((queue, job_type)))
                 for job_type, lanes in sorted(types.items())
             }
             for queue, types in sorted(queues.items())
@@ -118,8 +119,7 @@ class Share:
                 del types[name]
                 continue
             self._type_turn[queue] = name
-            if lane.key is not None:
-                self._key_turn[queue, name] = lane.key
+            self._key_turn[queue, name] = _turn(lane)
             return lane, types[name].last_priority
         return None, 0
 
@@ -128,13 +128,13 @@ class _Front:
     """The lanes of one queue and type that are next: those of the most urgent priority, in the order of their turns."""
 
     def __init__(
-        self, lanes: list[Lane], stands: Mapping[Lane, Stand], budget: Room, ageing: float | None, last_key: str
+        self, lanes: list[Lane], stands: Mapping[Lane, Stand], budget: Room, ageing: float | None, last: Turn | None
     ) -> None:
         self._left = lanes
         self._stands = stands
         self._budget = budget
         self._ageing = ageing
-        self._last_key = last_key
+        self._last = last
         self._alone = len(lanes) == 1
         self._turns: list[Lane] = []
         self._position = 0
@@ -162,9 +162,9 @@ class _Front:
             return
         priority = min(self._stands[lane].priority for lane in self._left)
         turns = [lane for lane in self._left if self._stands[lane].priority == priority]
-        turns.sort(key=lambda lane: (lane.keyed, lane.key or ""))
+        turns.sort(key=_turn)
         self._left = [lane for lane in self._left if self._stands[lane].priority != priority]
-        start = next((number for number, lane in enumerate(turns) if (lane.key or "") > self._last_key), 0)
+        start = next((number for number, lane in enumerate(turns) if self._last and _turn(lane) > self._last), 0)
         self._turns = turns[start:] + turns[:start]
         self._position = 0
         # Less urgent jobs of these lanes must not go before the first of the others.
@@ -173,6 +173,11 @@ class _Front:
     def _waited_since(self, lane: Lane) -> float:
         stand = self._stands[lane]
         return stand.run_at.timestamp() + stand.priority * (self._ageing or 0.0)
+
+
+def _turn(lane: Lane) -> Turn:
+    """Where the lane comes among those of its type that are equally urgent."""
+    return lane.keyed, lane.key or "", lane.tags
 
 
 def _quota(lane: Lane, stand: Stand, number: int, last_priority: int, strict: bool) -> LaneQuota:

@@ -2,31 +2,43 @@
 
 The files say `pgqueue.` for the schema; `load` writes the configured schema's name in its place.
 Values never enter the text: they are `%(name)s` parameters. States are literals, so that partial indexes match.
+A line `-- include: <part>` stands for the block headed `-- part: <part>` in the same file.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 
-_BLOCK = re.compile(r"^-- name: (\w+)[^\n]*\n", re.MULTILINE)
+_BLOCK = re.compile(r"^-- (name|part): (\w+)[^\n]*\n", re.MULTILINE)
+_INCLUDE = "-- include: "
 _SCHEMA = re.compile(r"\bpgqueue\.(?=[a-z%])")
 
 
 @cache
-def blocks(table: str) -> dict[str, str]:
-    """Every block of `<table>.sql` by name."""
+def blocks(table: str, kind: str = "name") -> dict[str, str]:
+    """Every block of `<table>.sql` by name; of kind `part`: what several of them include."""
     parts = _BLOCK.split(files(__name__).joinpath(f"{table}.sql").read_text(encoding="utf-8"))
-    return {name: text.strip().rstrip(";") for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    found = zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
+    return {name: text.strip("\n").rstrip().rstrip(";") for of_kind, name, text in found if of_kind == kind}
 
 
 @cache
 def load(name: str, schema: str = "pgqueue") -> str:
     """The SQL of block `name` ("jobs.dispatch") for `schema`, without comments."""
     table, _, block = name.partition(".")
-    lines = (line for line in blocks(table)[block].splitlines() if not line.lstrip().startswith("--"))
-    return render("\n".join(lines), schema)
+    return render("\n".join(_lines(table, blocks(table)[block])), schema)
+
+
+def _lines(table: str, block: str) -> Iterator[str]:
+    for line in block.splitlines():
+        text = line.lstrip()
+        if text.startswith(_INCLUDE):
+            yield from _lines(table, blocks(table, "part")[text.removeprefix(_INCLUDE).strip()])
+        elif not text.startswith("--"):
+            yield line
 
 
 def render(text: str, schema: str) -> str:

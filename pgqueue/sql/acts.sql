@@ -65,11 +65,11 @@ WITH wanted AS MATERIALIZED (
   JOIN pgqueue.finished_jobs AS job ON job.id = item.id
 )
 INSERT INTO pgqueue.jobs (type, queue, priority, payload, state, run_at, max_attempts, timeout, unique_key, unique_hash,
-                          concurrency_key, unique_scope, backoff, headers, replay_of, on_failure)
+                          concurrency_key, unique_scope, backoff, headers, tags, replay_of, on_failure)
 SELECT type, queue, priority, coalesce(CAST(CAST(%(payload)s AS text) AS jsonb), payload),
        CASE WHEN CAST(%(waiting)s AS boolean) THEN 'waiting' WHEN delay > 0 THEN 'scheduled'
             ELSE 'pending' END::pgqueue.job_state, due, max_attempts, timeout,
-       unique_key, hash, concurrency_key, unique_scope, backoff, headers, id, on_failure
+       unique_key, hash, concurrency_key, unique_scope, backoff, headers, tags, id, on_failure
 FROM wanted ORDER BY hash, position
 ON CONFLICT (unique_hash) WHERE unique_hash IS NOT NULL DO NOTHING
 RETURNING id, replay_of
@@ -99,7 +99,7 @@ ORDER BY grouped.number DESC, grouped.id DESC LIMIT CAST(%(limit)s AS bigint)
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
        reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
-       CAST(progress AS text)
+       CAST(progress AS text), tags
 FROM pgqueue.all_jobs
 WHERE (CAST(%(state)s AS text) IS NULL OR CAST(%(state)s AS pgqueue.job_state) = state)
   AND (CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text))

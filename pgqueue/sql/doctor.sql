@@ -178,7 +178,7 @@ SELECT count(*) FILTER (WHERE alive), coalesce(sum(concurrency) FILTER (WHERE al
        (SELECT count(*) FROM pgqueue.jobs WHERE state = 'processing'),
        count(*) FILTER (WHERE NOT alive), (array_agg(DISTINCT host) FILTER (WHERE NOT alive))[1:5]
 FROM (SELECT host, concurrency, NOT dead AND expires_at > clock_timestamp() AS alive FROM pgqueue.workers
-      WHERE expires_at > clock_timestamp() - interval '1 hour') AS worker
+      WHERE left_at IS NULL AND expires_at > clock_timestamp() - interval '1 hour') AS worker
 
 -- name: orphans
 -- Processing jobs whose worker is dead or not there, ten thousand at most: how many, the first ids, and for how many

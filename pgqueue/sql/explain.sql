@@ -7,10 +7,16 @@ SELECT holder, expires_at > clock_timestamp() AND holder_id IS NOT NULL,
 FROM pgqueue.leader WHERE name = CAST(%(name)s AS text)
 
 -- name: workers
--- Live workers, those of them that can execute the type, their slots, and how many are taken.
-SELECT count(*), count(*) FILTER (WHERE CAST(%(type)s AS text) = ANY(types)), coalesce(sum(concurrency), 0),
-       (SELECT count(*) FROM pgqueue.jobs WHERE state = 'processing')
-FROM pgqueue.workers WHERE NOT dead AND expires_at > clock_timestamp()
+-- Live workers, those of them that can execute the type, of those who take the queue, of those who have the tags; the
+-- slots of all, and how many are taken.
+SELECT count(*), count(*) FILTER (WHERE CAST(%(type)s AS text) = ANY(types)),
+       count(*) FILTER (WHERE CAST(%(type)s AS text) = ANY(types)
+                          AND (queues IS NULL OR CAST(%(queue)s AS text) = ANY(queues))),
+       count(*) FILTER (WHERE CAST(%(type)s AS text) = ANY(types)
+                          AND (queues IS NULL OR CAST(%(queue)s AS text) = ANY(queues))
+                          AND tags @> CAST(%(tags)s AS text[])),
+       coalesce(sum(concurrency), 0), (SELECT count(*) FROM pgqueue.jobs WHERE state = 'processing')
+FROM pgqueue.workers WHERE NOT dead AND NOT draining AND expires_at > clock_timestamp()
 
 -- name: running
 -- How many run of the type, the queue and the key, and the oldest ten of each.
@@ -31,10 +37,11 @@ WHERE keyed AND attempt > 0 AND type = CAST(%(type)s AS text) AND concurrency_ke
 ORDER BY id LIMIT 1
 
 -- name: position
--- How many pending jobs of the same queue and type come first; counts to ten thousand.
+-- How many pending jobs of the same queue, type and tags come first; counts to ten thousand.
 SELECT count(*) FROM (
   SELECT FROM pgqueue.jobs AS other
   WHERE other.state = 'pending' AND other.queue = CAST(%(queue)s AS text) AND other.type = CAST(%(type)s AS text)
+    AND other.tags = CAST(%(tags)s AS text)
     AND (other.priority, other.run_at, other.id) <
         (SELECT priority, run_at, id FROM pgqueue.jobs WHERE id = CAST(%(id)s AS bigint))
   LIMIT 10000) AS earlier

@@ -36,19 +36,21 @@ WITH input AS MATERIALIZED (
               CAST(%(max_attempts)s AS integer[]), CAST(%(timeouts)s AS double precision[]),
               CAST(%(unique_keys)s AS text[]), CAST(%(unique_hashes)s AS text[]), CAST(%(concurrency_keys)s AS text[]),
               CAST(%(unique_scopes)s AS text[]), CAST(%(expires_ats)s AS text[]), CAST(%(backoffs)s AS text[]),
-              CAST(%(headers)s AS text[]), CAST(%(open_parents)s AS integer[]), CAST(%(on_failures)s AS text[]))
+              CAST(%(headers)s AS text[]), CAST(%(open_parents)s AS integer[]), CAST(%(on_failures)s AS text[]),
+              CAST(%(tags)s AS text[]))
        WITH ORDINALITY AS item(type, queue, priority, payload, run_at_text, delay, max_attempts, timeout,
                                unique_key, unique_hash, concurrency_key, unique_scope, expires_at, backoff, headers,
-                               open_parents, on_failure, position)
+                               open_parents, on_failure, tags, position)
 ), job AS (
   INSERT INTO pgqueue.jobs (id, type, queue, priority, payload, state, run_at, max_attempts, timeout, unique_key,
-                            unique_hash, concurrency_key, unique_scope, expires_at, backoff, headers, open_parents, on_failure)
+                            unique_hash, concurrency_key, unique_scope, expires_at, backoff, headers, open_parents, on_failure,
+                            tags)
   OVERRIDING SYSTEM VALUE
   SELECT id, type, queue, priority, CAST(payload AS jsonb),
          CASE WHEN open_parents > 0 THEN 'waiting'
               WHEN due > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state,
          due, max_attempts, timeout, unique_key, decode(unique_hash, 'hex'), concurrency_key, unique_scope,
-         CAST(expires_at AS timestamptz), backoff, CAST(headers AS jsonb), open_parents, on_failure
+         CAST(expires_at AS timestamptz), backoff, CAST(headers AS jsonb), open_parents, on_failure, tags
   FROM input ORDER BY unique_hash, position
   ON CONFLICT (unique_hash) WHERE unique_hash IS NOT NULL DO NOTHING
   RETURNING id, CAST(state AS text) AS state, run_at, created_at
@@ -64,7 +66,7 @@ FROM input CROSS JOIN bell LEFT JOIN job ON job.id = input.id ORDER BY input.pos
 SELECT encode(unique_hash, 'hex'), id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
        reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
-       CAST(progress AS text)
+       CAST(progress AS text), tags
 FROM pgqueue.jobs WHERE unique_hash = ANY(ARRAY(SELECT decode(hash, 'hex') FROM unnest(CAST(%(hashes)s AS text[])) AS hash))
 
 -- name: replace
@@ -85,7 +87,7 @@ WHERE job.unique_hash = decode(CAST(%(hash)s AS text), 'hex') AND job.attempt = 
 RETURNING job.id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
           timeout, job.run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
           reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
-          CAST(progress AS text)
+          CAST(progress AS text), tags
 
 -- name: reschedule
 -- Another due time for a job that has not started; NULL: now.
@@ -122,7 +124,7 @@ SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(%(bell_class)s, %(bell_key
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
        reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
-       CAST(progress AS text)
+       CAST(progress AS text), tags
 FROM pgqueue.all_jobs WHERE id = %(id)s
 
 -- name: list_jobs
@@ -130,7 +132,7 @@ FROM pgqueue.all_jobs WHERE id = %(id)s
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
        reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
-       CAST(progress AS text)
+       CAST(progress AS text), tags
 FROM pgqueue.all_jobs
 WHERE (CAST(%(state)s AS text) IS NULL OR state = CAST(%(state)s AS pgqueue.job_state))
   AND (CAST(%(type)s AS text) IS NULL OR type = %(type)s)
@@ -151,69 +153,63 @@ WITH gone AS (
   INSERT INTO pgqueue.finished_jobs
     (id, created_at, run_at, started_at, finished_at, epoch, timeout, attempt, max_attempts, released, priority, state,
      worker_id, type, queue, unique_key, unique_hash, concurrency_key, reason, payload, result, errors, expires_at,
-     replay_of, losses, unique_scope, backoff, headers, on_failure, progress)
+     replay_of, losses, unique_scope, backoff, headers, on_failure, progress, tags)
   SELECT id, created_at, run_at, started_at, clock_timestamp(), epoch, timeout, attempt, max_attempts, released, priority,
          CAST(%(state)s AS pgqueue.job_state), worker_id, type, queue, unique_key, unique_hash, concurrency_key,
          %(reason)s, payload, result,
          CASE WHEN CAST(%(error)s AS text) IS NULL THEN errors ELSE jsonb_path_query_array(
            coalesce(errors, '[]') || CAST(CAST(%(error)s AS text) AS jsonb), '$[last - 4 to last]') END,
-         expires_at, replay_of, losses, unique_scope, backoff, headers, on_failure, progress
+         expires_at, replay_of, losses, unique_scope, backoff, headers, on_failure, progress, tags
   FROM gone
 )
 SELECT id, type, followed FROM gone ORDER BY id
 
 -- name: lanes
 -- The lanes with pending jobs and what stands first in each, by a loose index scan: one probe a lane, however many
--- jobs it holds. A lane is queue, type and whether its jobs have a key; in a queue that ages, each priority is one.
+-- jobs it holds. A lane is queue, type, tags and whether its jobs have a key; in a queue that ages, each priority is one.
 WITH RECURSIVE lane AS (
-  (SELECT queue, type, keyed, priority, run_at FROM pgqueue.jobs WHERE state = 'pending'
-   ORDER BY queue, type, keyed, priority, run_at LIMIT 1)
+  (SELECT queue, type, tags, keyed, priority, run_at FROM pgqueue.jobs WHERE state = 'pending'
+   ORDER BY queue, type, tags, keyed, priority, run_at LIMIT 1)
   UNION ALL
-  SELECT following.queue, following.type, following.keyed, following.priority, following.run_at
+  SELECT following.queue, following.type, following.tags, following.keyed, following.priority, following.run_at
   FROM lane CROSS JOIN LATERAL (
-    SELECT job.queue, job.type, job.keyed, job.priority, job.run_at FROM pgqueue.jobs AS job
-    WHERE job.state = 'pending' AND (job.queue, job.type, job.keyed, job.priority) >
-      (lane.queue, lane.type, lane.keyed, CASE WHEN lane.queue = ANY(%(ageing)s::text[]) THEN lane.priority ELSE 32767 END)
-    ORDER BY job.queue, job.type, job.keyed, job.priority, job.run_at LIMIT 1) AS following
+    SELECT job.queue, job.type, job.tags, job.keyed, job.priority, job.run_at FROM pgqueue.jobs AS job
+    WHERE job.state = 'pending' AND (job.queue, job.type, job.tags, job.keyed, job.priority) >
+      (lane.queue, lane.type, lane.tags, lane.keyed,
+       CASE WHEN lane.queue = ANY(%(ageing)s::text[]) THEN lane.priority ELSE 32767 END)
+    ORDER BY job.queue, job.type, job.tags, job.keyed, job.priority, job.run_at LIMIT 1) AS following
 )
-SELECT queue, type, keyed, priority, run_at FROM lane
+SELECT queue, type, tags, keyed, priority, run_at FROM lane
 
 -- name: key_lanes
 -- The keys with pending jobs in these lanes, from `after` on, and what stands first in each; at most `limit` a lane.
-SELECT wanted.queue, wanted.type, found.concurrency_key, found.priority, found.run_at
+SELECT wanted.queue, wanted.type, found.tags, found.concurrency_key, found.priority, found.run_at
 FROM unnest(%(queues)s::text[], %(types)s::text[], %(afters)s::text[], %(ageing)s::boolean[])
   AS wanted(queue, type, after, ageing)
 CROSS JOIN LATERAL (
   WITH RECURSIVE lane AS (
-    (SELECT concurrency_key, priority, run_at, 1 AS number FROM pgqueue.jobs
+    (SELECT concurrency_key, tags, priority, run_at, 1 AS number FROM pgqueue.jobs
      WHERE state = 'pending' AND keyed AND queue = wanted.queue AND type = wanted.type AND concurrency_key > wanted.after
-     ORDER BY concurrency_key, priority, run_at LIMIT 1)
+     ORDER BY concurrency_key, tags, priority, run_at LIMIT 1)
     UNION ALL
-    SELECT following.concurrency_key, following.priority, following.run_at, lane.number + 1
+    SELECT following.concurrency_key, following.tags, following.priority, following.run_at, lane.number + 1
     FROM lane CROSS JOIN LATERAL (
-      SELECT job.concurrency_key, job.priority, job.run_at FROM pgqueue.jobs AS job
+      SELECT job.concurrency_key, job.tags, job.priority, job.run_at FROM pgqueue.jobs AS job
       WHERE job.state = 'pending' AND job.keyed AND job.queue = wanted.queue AND job.type = wanted.type
-        AND (job.concurrency_key, job.priority) >
-            (lane.concurrency_key, CASE WHEN wanted.ageing THEN lane.priority ELSE 32767 END)
-      ORDER BY job.concurrency_key, job.priority, job.run_at LIMIT 1) AS following
+        AND (job.concurrency_key, job.tags, job.priority) >
+            (lane.concurrency_key, lane.tags, CASE WHEN wanted.ageing THEN lane.priority ELSE 32767 END)
+      ORDER BY job.concurrency_key, job.tags, job.priority, job.run_at LIMIT 1) AS following
     WHERE lane.number < %(limit)s
   )
-  SELECT concurrency_key, priority, run_at FROM lane) AS found
+  SELECT concurrency_key, tags, priority, run_at FROM lane) AS found
 
--- name: dispatch
--- The one move from pending to processing. Each lane gives at most its quota, from its low-water mark on, up to its
--- last priority; under strict order the first job of a key alone, and only while none of the key is under way.
--- Runs behind leader.fence in the same transaction.
-WITH picked AS MATERIALIZED (
-  SELECT job.place
-  FROM unnest(%(queues)s::text[], %(types)s::text[], %(quotas)s::integer[], %(priorities)s::smallint[],
-              %(run_ats)s::timestamptz[], %(ids)s::bigint[], %(last_priorities)s::smallint[], %(keyeds)s::boolean[],
-              %(keys)s::text[], %(stricts)s::boolean[])
-    AS lane(queue, type, quota, priority, run_at, id, last_priority, keyed, key, strict)
-  CROSS JOIN LATERAL (
+-- part: next_of_lane
+-- What a lane gives next, at most its quota, from its low-water mark on, up to its last priority;
+-- under strict order the first job of a key alone, whatever its tags, and only while none of the key is under way.
     SELECT place FROM (
       SELECT ctid AS place FROM pgqueue.jobs
-      WHERE lane.key IS NULL AND state = 'pending' AND queue = lane.queue AND type = lane.type AND keyed = lane.keyed
+      WHERE lane.key IS NULL AND state = 'pending' AND queue = lane.queue AND type = lane.type AND tags = lane.tags
+        AND keyed = lane.keyed
         AND (priority, run_at, id) > (lane.priority, lane.run_at, lane.id) AND priority <= lane.last_priority
         AND NOT cancel_requested AND (expires_at IS NULL OR expires_at > clock_timestamp())
       ORDER BY priority, run_at, id LIMIT lane.quota FOR UPDATE SKIP LOCKED) AS whole
@@ -221,22 +217,43 @@ WITH picked AS MATERIALIZED (
     SELECT place FROM (
       SELECT job.ctid AS place FROM pgqueue.jobs AS job
       WHERE lane.key IS NOT NULL AND job.state = 'pending' AND job.keyed AND job.queue = lane.queue
-        AND job.type = lane.type AND job.concurrency_key = lane.key
+        AND job.type = lane.type AND job.concurrency_key = lane.key AND job.tags = lane.tags
         AND (job.priority, job.run_at, job.id) > (lane.priority, lane.run_at, lane.id)
         AND job.priority <= lane.last_priority
         AND NOT job.cancel_requested AND (job.expires_at IS NULL OR job.expires_at > clock_timestamp())
         AND (NOT lane.strict OR (
-          (job.attempt > 0 OR job.id = (
-            SELECT head.id FROM pgqueue.jobs AS head
-            WHERE head.state = 'pending' AND head.keyed AND head.queue = lane.queue AND head.type = lane.type
-              AND head.concurrency_key = lane.key AND NOT head.cancel_requested
-              AND (head.expires_at IS NULL OR head.expires_at > clock_timestamp())
-            ORDER BY head.priority, head.run_at, head.id LIMIT 1))
+          (job.attempt > 0 OR (
+            NOT EXISTS (
+              SELECT FROM pgqueue.jobs AS earlier
+              WHERE earlier.state = 'pending' AND earlier.keyed AND earlier.queue = lane.queue
+                AND earlier.type = lane.type AND earlier.concurrency_key = lane.key AND earlier.tags = ''
+                AND (earlier.priority, earlier.run_at, earlier.id) < (job.priority, job.run_at, job.id)
+                AND NOT earlier.cancel_requested
+                AND (earlier.expires_at IS NULL OR earlier.expires_at > clock_timestamp()))
+            AND NOT EXISTS (
+              SELECT FROM pgqueue.jobs AS earlier
+              WHERE earlier.state = 'pending' AND earlier.keyed AND earlier.queue = lane.queue
+                AND earlier.type = lane.type AND earlier.concurrency_key = lane.key AND earlier.tags <> ''
+                AND (earlier.priority, earlier.run_at, earlier.id) < (job.priority, job.run_at, job.id)
+                AND NOT earlier.cancel_requested
+                AND (earlier.expires_at IS NULL OR earlier.expires_at > clock_timestamp()))))
           AND NOT EXISTS (
             SELECT FROM pgqueue.jobs AS other
             WHERE other.keyed AND other.attempt > 0 AND other.type = lane.type AND other.concurrency_key = lane.key
               AND other.id <> job.id)))
       ORDER BY job.priority, job.run_at, job.id LIMIT lane.quota FOR UPDATE OF job SKIP LOCKED) AS of_key
+
+-- name: dispatch
+-- The one move from pending to processing, where all goes to one worker.
+-- Runs behind leader.fence in the same transaction.
+WITH picked AS MATERIALIZED (
+  SELECT job.place
+  FROM unnest(%(queues)s::text[], %(types)s::text[], %(quotas)s::integer[], %(priorities)s::smallint[],
+              %(run_ats)s::timestamptz[], %(ids)s::bigint[], %(last_priorities)s::smallint[], %(keyeds)s::boolean[],
+              %(keys)s::text[], %(stricts)s::boolean[], %(tags)s::text[])
+    AS lane(queue, type, quota, priority, run_at, id, last_priority, keyed, key, strict, tags)
+  CROSS JOIN LATERAL (
+    -- include: next_of_lane
   ) AS job
 )
 UPDATE pgqueue.jobs
@@ -246,7 +263,46 @@ SET state = 'processing', attempt = attempt + 1, worker_id = %(worker_id)s, epoc
 WHERE ctid = ANY(ARRAY(SELECT place FROM picked))
 RETURNING id, type, CAST(payload AS text), queue, priority, attempt, max_attempts, released, timeout, run_at,
           created_at, started_at, unique_key, concurrency_key, CAST(errors AS text), losses, backoff,
-          CAST(headers AS text), replay_of
+          CAST(headers AS text), replay_of, tags
+
+-- name: dispatch_to_workers
+-- As dispatch, for several workers: the i-th job that a lane gives goes to the i-th of the slots that were planned for
+-- it, from `first` on in `slots`. Each worker that listens is told the ids of its jobs when this commits, in messages
+-- under NOTIFY's 8000 bytes. The payload comes back only for this process's own worker; the others read theirs.
+WITH picked AS MATERIALIZED (
+  SELECT job.place, lane.first + job.number AS slot
+  FROM unnest(%(queues)s::text[], %(types)s::text[], %(quotas)s::integer[], %(priorities)s::smallint[],
+              %(run_ats)s::timestamptz[], %(ids)s::bigint[], %(last_priorities)s::smallint[], %(keyeds)s::boolean[],
+              %(keys)s::text[], %(stricts)s::boolean[], %(tags)s::text[], %(firsts)s::integer[])
+    AS lane(queue, type, quota, priority, run_at, id, last_priority, keyed, key, strict, tags, first)
+  CROSS JOIN LATERAL (SELECT place, row_number() OVER () AS number FROM (
+    -- include: next_of_lane
+  ) AS found) AS job
+), moved AS (
+  UPDATE pgqueue.jobs
+  SET state = 'processing', attempt = attempt + 1, worker_id = (%(slots)s::uuid[])[picked.slot], epoch = %(epoch)s,
+      started_at = clock_timestamp(), reason = NULL,
+      unique_hash = CASE WHEN unique_scope = 'pending' THEN NULL ELSE unique_hash END
+  FROM picked WHERE jobs.ctid = picked.place
+  RETURNING jobs.*, picked.slot
+), told AS MATERIALIZED (
+  SELECT CAST(pg_notify(listener.channel, string_agg(CAST(moved.id AS text), ',')) AS text)
+  FROM moved JOIN unnest(%(listeners)s::uuid[], %(channels)s::text[]) AS listener(worker_id, channel)
+    ON listener.worker_id = moved.worker_id
+  GROUP BY listener.channel, moved.slot / 350
+)
+SELECT id, type, CASE WHEN worker_id = %(own_id)s::uuid THEN CAST(payload AS text) ELSE '' END, queue, priority, attempt,
+       max_attempts, released, timeout, run_at, created_at, started_at, unique_key, concurrency_key,
+       CAST(errors AS text), losses, backoff, CAST(headers AS text), replay_of, tags, worker_id, epoch
+FROM moved CROSS JOIN (SELECT count(*) FROM told) AS signals
+
+-- name: fetch
+-- The jobs a worker was told of, by primary key, as they were dispatched to it.
+SELECT id, type, CAST(payload AS text), queue, priority, attempt, max_attempts, released, timeout, run_at,
+       created_at, started_at, unique_key, concurrency_key, CAST(errors AS text), losses, backoff,
+       CAST(headers AS text), replay_of, tags, worker_id, epoch
+FROM pgqueue.jobs
+WHERE id = ANY(%(ids)s::bigint[]) AND worker_id = %(worker_id)s AND CAST(state AS text) = 'processing'
 
 -- name: finish
 -- The one way a processing job ends: fenced by id, attempt, worker and state; out of the hot table, into the history.
@@ -272,7 +328,7 @@ WITH outcome AS MATERIALIZED (
   INSERT INTO pgqueue.finished_jobs
     (id, created_at, run_at, started_at, finished_at, epoch, timeout, attempt, max_attempts, released, priority, state,
      worker_id, type, queue, unique_key, unique_hash, concurrency_key, reason, payload, result, errors,
-     expires_at, replay_of, losses, unique_scope, backoff, headers, on_failure, progress)
+     expires_at, replay_of, losses, unique_scope, backoff, headers, on_failure, progress, tags)
   SELECT gone.id, gone.created_at, gone.run_at, gone.started_at, clock_timestamp(), gone.epoch, gone.timeout,
          gone.attempt, coalesce(gone.max_attempts, locked.max_attempts), gone.released, gone.priority,
          CAST(locked.state AS pgqueue.job_state), gone.worker_id, gone.type, gone.queue, gone.unique_key,
@@ -280,7 +336,7 @@ WITH outcome AS MATERIALIZED (
          CASE WHEN locked.error IS NULL THEN gone.errors ELSE
            jsonb_path_query_array(coalesce(gone.errors, '[]') || CAST(locked.error AS jsonb), '$[last - 4 to last]') END,
          gone.expires_at, gone.replay_of, gone.losses + CASE WHEN locked.lost THEN 1 ELSE 0 END, gone.unique_scope,
-         gone.backoff, gone.headers, gone.on_failure, gone.progress
+         gone.backoff, gone.headers, gone.on_failure, gone.progress, gone.tags
   FROM gone JOIN locked ON locked.id = gone.id
   RETURNING id
 )
@@ -381,7 +437,7 @@ WITH due AS MATERIALIZED (
   ORDER BY run_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 UPDATE pgqueue.jobs SET state = 'pending' WHERE ctid = ANY(ARRAY(SELECT place FROM due))
-RETURNING queue, type, priority, run_at, id, concurrency_key
+RETURNING queue, type, priority, run_at, id, concurrency_key, tags
 
 -- name: next_due
 -- Seconds until the next scheduled job, NULL without any.
@@ -393,7 +449,7 @@ FROM pgqueue.jobs WHERE state = 'scheduled'
 SELECT job.id, job.type FROM unnest(%(queues)s::text[], %(types)s::text[]) AS lane(queue, type) CROSS JOIN LATERAL (
   SELECT id, type FROM pgqueue.jobs
   WHERE state = 'pending' AND queue = lane.queue AND type = lane.type
-  ORDER BY keyed, priority, run_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS job
+  ORDER BY tags, keyed, priority, run_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS job
 
 -- name: lock_expired
 -- Jobs that did not start in time; locked, to be closed.

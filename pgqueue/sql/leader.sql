@@ -69,3 +69,8 @@ SELECT pg_advisory_lock(%(bell_class)s, %(bell_key)s)
 -- name: leave_bell
 -- Awake: enqueuers need not ring any more.
 SELECT pg_advisory_unlock(%(bell_class)s, %(bell_key)s)
+
+-- name: ring_slots
+-- With a remote worker's completions: a leader that holds the slots' lock lacks them and is told; else it costs nothing.
+SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(CAST(%(bell_class)s AS integer), CAST(%(bell_key)s AS integer))
+            THEN CAST(pg_notify(%(control_channel)s, 'slots') AS text) END

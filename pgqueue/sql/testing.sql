@@ -7,7 +7,7 @@
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
        reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
-       CAST(progress AS text), CAST(extract(epoch FROM run_at - clock_timestamp()) AS double precision)
+       CAST(progress AS text), tags, CAST(extract(epoch FROM run_at - clock_timestamp()) AS double precision)
 FROM pgqueue.jobs WHERE CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text)
 ORDER BY id LIMIT %(limit)s
 
@@ -16,7 +16,7 @@ ORDER BY id LIMIT %(limit)s
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
        reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
-       CAST(progress AS text), CAST(extract(epoch FROM run_at - clock_timestamp()) AS double precision)
+       CAST(progress AS text), tags, CAST(extract(epoch FROM run_at - clock_timestamp()) AS double precision)
 FROM pgqueue.all_jobs
 WHERE CAST(state AS text) = ANY(CAST(%(states)s AS text[])) AND (CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text))
 ORDER BY id LIMIT %(limit)s
@@ -27,7 +27,7 @@ ORDER BY id LIMIT %(limit)s
 SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, attempt, max_attempts, released,
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
        reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
-       CAST(progress AS text)
+       CAST(progress AS text), tags
 FROM pgqueue.all_jobs
 WHERE epoch = %(epoch)s AND (finished_at IS NULL OR finished_at < %(until)s)
 ORDER BY id

@@ -1,21 +1,48 @@
 -- One row per worker start; its lease covers every job it runs.
 
 -- name: register
--- A new start, alive for one lease.
-INSERT INTO pgqueue.workers (id, host, pid, version, concurrency, types, started_at, heartbeat_at, expires_at)
-VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(concurrency)s, %(types)s, clock_timestamp(), clock_timestamp(),
-        clock_timestamp() + make_interval(secs => %(lease)s))
+-- A new start, alive for one lease. A remote worker tells the leader.
+WITH made AS (
+  INSERT INTO pgqueue.workers (id, host, pid, version, concurrency, types, queues, tags, leader, remote, channel,
+                               heartbeat_interval, started_at, heartbeat_at, expires_at)
+  VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(concurrency)s, %(types)s, %(queues)s, %(tags)s, %(leader)s,
+          %(remote)s, %(channel)s, %(interval)s, clock_timestamp(), clock_timestamp(),
+          clock_timestamp() + make_interval(secs => %(lease)s))
+  RETURNING remote
+)
+SELECT CASE WHEN remote THEN CAST(pg_notify(%(control_channel)s, 'workers') AS text) END FROM made
 
 -- name: beat
 -- No row: this worker is dead to the leader; it stops everything and registers anew.
 UPDATE pgqueue.workers
 SET heartbeat_at = clock_timestamp(), expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
 WHERE id = %(id)s AND NOT dead AND expires_at > clock_timestamp()
-RETURNING 1
+RETURNING draining
+
+-- name: drain
+-- No new jobs for this worker: it leaves when it has none. Told to the leader, and to the worker if it listens.
+UPDATE pgqueue.workers SET draining = true WHERE id = %(id)s AND remote AND NOT dead
+RETURNING CAST(pg_notify(%(control_channel)s, 'workers') AS text),
+          CASE WHEN channel IS NOT NULL THEN CAST(pg_notify(channel, 'drain') AS text) END
 
 -- name: leave
--- A worker that has nothing left goes without a trace.
+-- The leader's own worker has nothing left and goes without a trace: nobody else assigns to it.
 DELETE FROM pgqueue.workers AS worker WHERE id = %(id)s
+
+-- name: leave_behind
+-- A remote worker goes. Its row stays for a while: what a leader assigned to it meanwhile never ran.
+WITH gone AS (
+  UPDATE pgqueue.workers SET dead = true, draining = true, left_at = clock_timestamp(), expires_at = clock_timestamp()
+  WHERE id = %(id)s AND NOT dead RETURNING 1
+)
+SELECT CAST(pg_notify(%(control_channel)s, 'workers') AS text) FROM gone
+
+-- name: live
+-- The remote workers that may be given jobs: alive, heard of lately, not draining.
+SELECT id, concurrency, types, queues, tags, channel FROM pgqueue.workers
+WHERE remote AND NOT dead AND NOT draining AND leader = %(leader)s AND expires_at > clock_timestamp()
+  AND heartbeat_at > clock_timestamp() - make_interval(secs => 2.5 * heartbeat_interval)
+ORDER BY id
 
 -- name: suspects
 -- Is there anything to reap? Read only, so that an idle leader writes nothing.
@@ -28,17 +55,19 @@ SELECT EXISTS (SELECT FROM pgqueue.workers WHERE NOT dead AND expires_at < clock
 UPDATE pgqueue.workers SET dead = true WHERE NOT dead AND expires_at < clock_timestamp() RETURNING id, host, pid
 
 -- name: unknown_or_dead
--- Which of these workers will never report again.
-SELECT known.id FROM unnest(%(ids)s::uuid[]) AS known(id)
+-- Which of these workers will never report again, and whether they left with nothing in their hands.
+SELECT known.id, worker.left_at IS NOT NULL FROM unnest(%(ids)s::uuid[]) AS known(id)
 LEFT JOIN pgqueue.workers AS worker ON worker.id = known.id
 WHERE worker.id IS NULL OR worker.dead
 
 -- name: forget_dead
--- Dead workers stay visible for a day.
-DELETE FROM pgqueue.workers WHERE dead AND expires_at < clock_timestamp() - interval '1 day'
+-- Dead workers stay visible for a day; of those that left by themselves the row goes sooner.
+DELETE FROM pgqueue.workers
+WHERE dead AND expires_at < clock_timestamp() - CASE WHEN left_at IS NULL THEN interval '1 day' ELSE interval '1 hour' END
 
 -- name: list_workers
 -- For people: with the number of jobs each holds.
 SELECT id, host, pid, version, concurrency, types, started_at, heartbeat_at, dead OR expires_at < clock_timestamp(),
-       (SELECT count(*) FROM pgqueue.jobs WHERE state = 'processing' AND worker_id = worker.id)
-FROM pgqueue.workers AS worker ORDER BY started_at
+       (SELECT count(*) FROM pgqueue.jobs WHERE state = 'processing' AND worker_id = worker.id),
+       queues, tags, leader, remote, draining
+FROM pgqueue.workers AS worker WHERE left_at IS NULL ORDER BY started_at

@@ -10,6 +10,7 @@ from typing import Any
 from pgqueue.job import EncodedJob, Job, JobState
 from pgqueue.store.jobs import job_of
 from pgqueue.store.statement import Bell, Row, Statement, scalar
+from pgqueue.validation import join_tags
 
 Inserted = tuple[int | None, str | None, datetime | None, datetime | None]
 """id, state, run_at and created_at of a row that went in; all None where a unique key kept it out."""
@@ -53,6 +54,7 @@ def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell) -> Statement[list[Inser
         "headers": [json.dumps(job.headers) if job.headers else None for job in jobs],
         "open_parents": [job.open_parents for job in jobs],
         "on_failures": [job.on_failure for job in jobs],
+        "tags": [join_tags(job.tags) for job in jobs],
         **bell.params,
     }
     return Statement("jobs.enqueue_many", params, lambda rows: [tuple(row) for row in rows])

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from pgqueue.job import Job
 from pgqueue.store.statement import Statement, scalar
+from pgqueue.validation import join_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +21,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Live workers, those that can execute the type, their slots, and the jobs that run."""
+    """Live workers, those that know the type, of those that serve the queue, of those that have the tags.
+
+    `slots` are those of all, `processing` the jobs that run.
+    """
 
     live: int
     able: int
+    serving: int
+    tagged: int
     slots: int
     processing: int
 
@@ -63,9 +69,10 @@ def leader(name: str) -> Statement[Lease | None]:
     return Statement("explain.leader", {"name": name}, lambda rows: Lease(*rows[0]) if rows else None)
 
 
-def workers(job_type: str) -> Statement[Workers]:
-    """Who could execute the type."""
-    return Statement("explain.workers", {"type": job_type}, lambda rows: Workers(*rows[0]))
+def workers(job: Job) -> Statement[Workers]:
+    """Who could execute the job."""
+    params = {"type": job.type, "queue": job.queue, "tags": job.tags}
+    return Statement("explain.workers", params, lambda rows: Workers(*rows[0]))
 
 
 def running(job: Job) -> Statement[Running]:
@@ -81,8 +88,9 @@ def under_way(job: Job) -> Statement[UnderWay | None]:
 
 
 def position(job: Job) -> Statement[int]:
-    """How many pending jobs of its queue and type come first."""
-    return Statement("explain.position", {"queue": job.queue, "type": job.type, "id": job.id}, scalar)
+    """How many pending jobs of its queue, type and tags come first."""
+    params = {"queue": job.queue, "type": job.type, "tags": join_tags(job.tags), "id": job.id}
+    return Statement("explain.position", params, scalar)
 
 
 def marks(job_id: int) -> Statement[Marks | None]:

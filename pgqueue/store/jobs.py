@@ -12,6 +12,7 @@ from uuid import UUID
 from pgqueue.job import Job, JobState, Reason
 from pgqueue.outcome import Outcome
 from pgqueue.store.statement import Bell, Row, Statement, scalar
+from pgqueue.validation import split_tags
 
 Run = tuple[int, int]
 """A job's id and attempt: the fence of one run."""
@@ -44,7 +45,8 @@ class Mark:
 class Lane:
     """Jobs that are dispatched in one order: those of a queue and type, with a concurrency key or without.
 
-    Where keys must be told apart each `key` is a lane; where a queue ages each `level` of priority is one.
+    Where keys must be told apart each `key` is a lane; where a queue ages each `level` of priority is one. `tags` are
+    what a worker must have, as the table has them.
     """
 
     queue: str
@@ -52,6 +54,7 @@ class Lane:
     keyed: bool = False
     key: str | None = None
     level: int | None = None
+    tags: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +153,8 @@ def lanes(ageing: Sequence[str]) -> Statement[list[LaneHead]]:
 
     def parse(rows: list[Row]) -> list[LaneHead]:
         return [
-            LaneHead(Lane(row[0], row[1], row[2], None, row[3] if row[0] in aged else None), row[3], row[4])
-            for row in rows
+            LaneHead(Lane(queue, job_type, keyed, None, priority if queue in aged else None, tags), priority, run_at)
+            for queue, job_type, tags, keyed, priority, run_at in rows
         ]
 
     return Statement("jobs.lanes", {"ageing": list(ageing)}, parse)
@@ -168,44 +171,16 @@ def key_lanes(wanted: Sequence[tuple[str, str, str, bool]], limit: int) -> State
         "limit": limit,
     }
 
+    def level(queue: str, job_type: str, priority: int) -> int | None:
+        return priority if (queue, job_type) in aged else None
+
     def parse(rows: list[Row]) -> list[LaneHead]:
         return [
-            LaneHead(Lane(row[0], row[1], True, row[2], row[3] if (row[0], row[1]) in aged else None), row[3], row[4])
-            for row in rows
+            LaneHead(Lane(queue, job_type, True, key, level(queue, job_type, priority), tags), priority, run_at)
+            for queue, job_type, tags, key, priority, run_at in rows
         ]
 
     return Statement("jobs.key_lanes", params, parse)
-
-
-def dispatch(quotas: Sequence[LaneQuota], worker_id: UUID, epoch: int) -> Statement[list[Job]]:
-    """Move jobs from pending to processing; runs behind the leader's fence."""
-    params = {
-        "queues": [item.lane.queue for item in quotas],
-        "types": [item.lane.type for item in quotas],
-        "quotas": [item.quota for item in quotas],
-        "priorities": [item.mark.priority for item in quotas],
-        "run_ats": [str(item.mark.run_at) for item in quotas],
-        "ids": [item.mark.id for item in quotas],
-        "last_priorities": [item.last_priority for item in quotas],
-        "keyeds": [item.lane.keyed for item in quotas],
-        "keys": [item.lane.key for item in quotas],
-        "stricts": [item.strict for item in quotas],
-        "worker_id": worker_id,
-        "epoch": epoch,
-    }
-
-    def parse(rows: list[Row]) -> list[Job]:
-        return [
-            Job(
-                row[0], row[1], row[2], row[3], JobState.PROCESSING, row[4], row[5], row[6], row[7], row[8],
-                row[9], row[10], row[11], None, worker_id, epoch, row[12], row[13], None, None,
-                json.loads(row[14]) if row[14] else [], False, False, None, row[18], row[15], row[16],
-                _json(row[17]),
-            )
-            for row in rows
-        ]  # fmt: skip
-
-    return Statement("jobs.dispatch", params, parse)
 
 
 def finish(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID], *, settled: bool = False) -> Statement[Finished]:
@@ -319,6 +294,7 @@ class Promoted:
     run_at: datetime
     id: int
     concurrency_key: str | None = None
+    tags: str = ""
 
 
 def promote(limit: int) -> Statement[list[Promoted]]:
@@ -363,18 +339,19 @@ def cancel_requests(worker_id: UUID) -> Statement[list[Run]]:
 
 
 def job_of(row: Row, *, existing: bool = False) -> Job:
-    """A `Job` of the 27 columns that `get`, `list_jobs` and `live_by_unique_hash` select."""
+    """A `Job` of the 28 columns that `get`, `list_jobs` and `live_by_unique_hash` select."""
     return Job(
-        id=row[0], type=row[1], payload=_json(row[2]), queue=row[3], state=JobState(row[4]), priority=row[5],
+        id=row[0], type=row[1], payload=json_of(row[2]), queue=row[3], state=JobState(row[4]), priority=row[5],
         attempt=row[6], max_attempts=row[7], released=row[8], timeout=row[9], run_at=row[10], created_at=row[11],
         started_at=row[12], finished_at=row[13], worker_id=row[14], epoch=row[15], unique_key=row[16],
-        concurrency_key=row[17], reason=row[18], result=_json(row[19]), errors=_json(row[20]) or [], existing=existing,
-        expires_at=row[21], replay_of=row[22], losses=row[23], backoff=row[24], headers=_json(row[25]),
-        progress=_json(row[26]),
+        concurrency_key=row[17], reason=row[18], result=json_of(row[19]), errors=json_of(row[20]) or [],
+        existing=existing, expires_at=row[21], replay_of=row[22], losses=row[23], backoff=row[24],
+        headers=json_of(row[25]), progress=json_of(row[26]), tags=split_tags(row[27]),
     )  # fmt: skip
 
 
-def _json(text: str | None) -> Any:
+def json_of(text: str | None) -> Any:
+    """JSON text from the database as a value; what Python cannot read is shown as it is."""
     if text is None:
         return None
     try:

@@ -104,18 +104,41 @@ def show() -> Statement[list[LeaderInfo]]:
 
 def try_bell(bell: Bell) -> Statement[bool]:
     """Take the doorbell's lock if no enqueue is in flight."""
-    return Statement("leader.try_bell", _bell(bell), scalar)
+    return _try(bell.key)
 
 
 def wait_bell(bell: Bell) -> Statement[None]:
     """Take the doorbell's lock, however long the enqueues in flight last."""
-    return Statement("leader.wait_bell", _bell(bell), nothing)
+    return Statement("leader.wait_bell", _lock(bell.key), nothing)
 
 
 def leave_bell(bell: Bell) -> Statement[bool]:
     """Give the doorbell's lock back: the leader is awake."""
-    return Statement("leader.leave_bell", _bell(bell), scalar)
+    return _leave(bell.key)
 
 
-def _bell(bell: Bell) -> dict[str, Any]:
-    return {"bell_class": LOCK_CLASS, "bell_key": bell.key}
+def try_slots(bell: Bell) -> Statement[bool]:
+    """Be told of each remote completion from now on; False while one is in flight."""
+    return _try(bell.slots_key)
+
+
+def leave_slots(bell: Bell) -> Statement[bool]:
+    """Need not be told of remote completions any more."""
+    return _leave(bell.slots_key)
+
+
+def ring_slots(bell: Bell) -> Statement[None]:
+    """Runs are over: tell a leader that waits for it. In the transaction that ends them."""
+    return Statement("leader.ring_slots", {**_lock(bell.slots_key), "control_channel": bell.control_channel}, nothing)
+
+
+def _try(key: int) -> Statement[bool]:
+    return Statement("leader.try_bell", _lock(key), scalar)
+
+
+def _leave(key: int) -> Statement[bool]:
+    return Statement("leader.leave_bell", _lock(key), scalar)
+
+
+def _lock(key: int) -> dict[str, Any]:
+    return {"bell_class": LOCK_CLASS, "bell_key": key}

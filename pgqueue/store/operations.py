@@ -341,5 +341,5 @@ def _job(new: EncodedJob, job_id: int, state: str, run_at: Any, created_at: Any)
         id=job_id, type=new.type, payload=new.payload, queue=new.queue, state=JobState(state), priority=new.priority,
         max_attempts=new.max_attempts, timeout=new.timeout, run_at=run_at, created_at=created_at,
         unique_key=new.unique_key, concurrency_key=new.concurrency_key, expires_at=new.expires_at,
-        backoff=new.backoff, headers=new.headers,
+        backoff=new.backoff, headers=new.headers, tags=new.tags,
     )  # fmt: skip

@@ -56,12 +56,13 @@ def lock_key(schema: str, leader_name: str, purpose: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Bell:
-    """How an enqueue wakes the leader of one schema and leader name."""
+    """How an enqueue wakes the leader of one schema and leader name, and a remote completion one that lacks slots."""
 
     key: int
     channel: str
     control_channel: str
     ended_channel: str
+    slots_key: int = 0
 
     @classmethod
     def of(cls, schema: str, leader_name: str) -> Bell:
@@ -71,7 +72,8 @@ class Bell:
         ended = (
             lock_key(schema, "", "ended") & 0xFFFFFFFF
         )  # of the schema: whoever leads, or ends a job without leading
-        return cls(key, f"pgqueue_bell_{suffix}", f"pgqueue_control_{suffix}", f"pgqueue_ended_{ended:08x}")
+        slots_key = lock_key(schema, leader_name, "slots")
+        return cls(key, f"pgqueue_bell_{suffix}", f"pgqueue_control_{suffix}", f"pgqueue_ended_{ended:08x}", slots_key)
 
     @property
     def params(self) -> dict[str, Any]:

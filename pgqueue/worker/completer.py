@@ -46,6 +46,8 @@ class Completer:
         schema: pgqueue's schema.
         events: told of each batch.
         on_done: called with the runs that are over, written or stale.
+        ring_slots: told with runs that are over, in the same transaction; None where the leader hears by itself.
+        ring_bell: the same with runs that were put back.
     """
 
     def __init__(
@@ -54,7 +56,12 @@ class Completer:
         schema: str,
         events: EventBus,
         on_done: Callable[[Sequence[Run]], None],
+        *,
+        ring_slots: Statement[Any] | None = None,
+        ring_bell: Statement[Any] | None = None,
     ) -> None:
+        self._ring_slots = [] if ring_slots is None else [ring_slots]
+        self._ring_bell = self._ring_slots + ([] if ring_bell is None else [ring_bell])
         self._connect = connect
         self._schema = schema
         self._events = events
@@ -158,7 +165,7 @@ class Completer:
         try:
             if outcomes[0].state.finished:
                 return await self._finish(outcomes, workers)
-            put_back = await self._execute(store.jobs.put_back(outcomes, workers))
+            put_back = (await self._execute_together(store.jobs.put_back(outcomes, workers), *self._ring_bell))[0]
             if given_up := [number for number, gave in put_back.items() if gave]:
                 await self._execute(store.jobs.retake_keys(given_up))
             return set(put_back)
@@ -187,13 +194,14 @@ class Completer:
 
     async def _finish(self, outcomes: Sequence[Outcome], workers: list[UUID]) -> set[int]:
         """End runs: those of followed jobs in a transaction that does what their end brings with it."""
-        finished: Finished = await self._execute(store.jobs.finish(outcomes, workers))
+        finish = store.jobs.finish(outcomes, workers)
+        finished: Finished = (await self._execute_together(finish, *self._ring_slots))[0]
         followed = {number for number, is_followed in finished.items() if is_followed}
         if not followed:
             return set(finished)
         part = [outcome for outcome in outcomes if outcome.id in followed]
         finish, settle = store.jobs.finish(part, workers, settled=True), store.dependencies.settle(followed)
-        ended = (await self._execute_together(finish, settle))[0]
+        ended = (await self._execute_together(finish, settle, *self._ring_slots))[0]
         return (finished.keys() - followed) | set(ended)
 
     async def _still_processing(self, missing: Sequence[Ended]) -> list[Ended]:

@@ -115,6 +115,11 @@ class ExecutorPool:
         self.abandoned_threads = 0
         self.ended_count = 0  # read by another thread: only ever raised, here alone
 
+    @property
+    def running(self) -> int:
+        """How many runs have begun and not ended."""
+        return len(self._runs)
+
     def execute(self, jobs: Sequence[Job], worker_id: UUID) -> None:
         """Start `jobs`; each ends in one outcome, whatever its handler does."""
         self._idle.clear()
@@ -150,8 +155,8 @@ class ExecutorPool:
             run.stopping = run.stopping or JobReleasedError()
             self._end(run, run.stopping)
 
-    async def wait_idle(self, timeout: float) -> bool:
-        """Wait until nothing runs; False if that took longer than `timeout` seconds."""
+    async def wait_idle(self, timeout: float | None) -> bool:
+        """Wait until nothing runs; False if that took longer than `timeout` seconds (None: no limit)."""
         try:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()

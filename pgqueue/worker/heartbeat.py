@@ -7,16 +7,14 @@ jobs before the leader hands them on, and registers anew under a new id.
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
 from pgqueue import db, store
 from pgqueue.clock import clock
 from pgqueue.errors import PgQueueError
-from pgqueue.version import __version__
+from pgqueue.store.workers import Registration
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +30,10 @@ class Heartbeat:
         url: the database.
         schema: pgqueue's schema.
         holder_id: marks the connection, so that a takeover can end it.
-        interval: seconds between beats.
-        lease: seconds the row lives without one.
-        concurrency: written for people.
-        types: the types this worker can execute.
+        registration: what the worker's row says.
         on_lost: called in this thread when the worker is lost, with the id that is no longer valid.
         on_registered: called in this thread when a row was made.
+        on_draining: called in this thread at each beat that finds the row told to drain.
     """
 
     def __init__(
@@ -46,22 +42,20 @@ class Heartbeat:
         schema: str,
         *,
         holder_id: UUID,
-        interval: float,
-        lease: float,
-        concurrency: int,
-        types: Sequence[str],
+        registration: Registration,
         on_lost: Callable[[UUID], None],
         on_registered: Callable[[UUID], None],
+        on_draining: Callable[[], None] = lambda: None,
     ) -> None:
         self._url = url
         self._schema = schema
         self._holder_id = holder_id
-        self._interval = interval
-        self._lease = lease
-        self._concurrency = concurrency
-        self._types = list(types)
+        self._registration = registration
+        self._interval = registration.interval
+        self._lease = registration.lease
         self._on_lost = on_lost
         self._on_registered = on_registered
+        self._on_draining = on_draining
         self._stop = threading.Event()
         self._connection: db.Connection | None = None
         self._deadline = 0.0
@@ -101,23 +95,16 @@ class Heartbeat:
                 self._url, purpose=f"{db.HOLDER_PREFIX}{self._holder_id}", autocommit=True, **self._socket_options()
             )
         if self.worker_id is not None:
-            alive = db.run(self._connection, store.workers.beat(self.worker_id, self._lease), self._schema)
-            if alive and self.worker_id is not None:
+            draining = db.run(self._connection, store.workers.beat(self.worker_id, self._lease), self._schema)
+            if draining is not None and self.worker_id is not None:
                 self._deadline = started + self._lease * LEASE_MARGIN
+                if draining:
+                    self._on_draining()
                 return
             self._lose("the leader holds it for dead")
         started = clock()  # the beat before may have hung for a lease
         worker_id = uuid4()
-        registration = store.workers.register(
-            worker_id,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            version=__version__,
-            concurrency=self._concurrency,
-            types=self._types,
-            lease=self._lease,
-        )
-        db.run(self._connection, registration, self._schema)
+        db.run(self._connection, store.workers.register(worker_id, self._registration), self._schema)
         self._deadline = started + self._lease * LEASE_MARGIN
         self.worker_id = worker_id
         self._on_registered(worker_id)
@@ -142,7 +129,7 @@ class Heartbeat:
     def _leave(self) -> None:
         try:
             if self._connection is not None and self.worker_id is not None:
-                db.run(self._connection, store.workers.leave(self.worker_id), self._schema)
+                db.run(self._connection, store.workers.leave(self.worker_id, self._registration), self._schema)
         except PgQueueError as error:
             logger.debug("worker row stays behind: %s", error)
         self._disconnect()

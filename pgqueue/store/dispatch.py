@@ -1,0 +1,81 @@
+"""Statements that move jobs from pending to processing, and hand them to their workers: sql/jobs.sql."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from pgqueue.job import Job, JobState
+from pgqueue.store.jobs import Lane, LaneQuota, json_of
+from pgqueue.store.statement import Row, Statement
+from pgqueue.validation import split_tags
+
+
+def dispatch(quotas: Sequence[LaneQuota], worker_id: UUID, epoch: int) -> Statement[list[Job]]:
+    """Move jobs from pending to processing, all for one worker; runs behind the leader's fence."""
+    params = {**_quotas(quotas), "worker_id": worker_id, "epoch": epoch}
+    return Statement("jobs.dispatch", params, lambda rows: [_dispatched(row, worker_id, epoch) for row in rows])
+
+
+def dispatch_to_workers(
+    quotas: Sequence[LaneQuota],
+    slots: Mapping[Lane, Sequence[UUID]],
+    channels: Mapping[UUID, str],
+    own_id: UUID | None,
+    epoch: int,
+) -> Statement[list[Job]]:
+    """As `dispatch`, for several workers: `slots` are the workers of each lane's jobs, in order.
+
+    Those with a channel are told their jobs' ids; payloads come back for `own_id` alone.
+    """
+    flat: list[UUID] = []
+    firsts = []
+    for quota in quotas:
+        firsts.append(len(flat))
+        flat += slots[quota.lane]
+    params = {
+        **_quotas(quotas),
+        "firsts": firsts,
+        "slots": flat,
+        "listeners": list(channels),
+        "channels": list(channels.values()),
+        "own_id": own_id,
+        "epoch": epoch,
+    }
+    return Statement("jobs.dispatch_to_workers", params, _assigned)
+
+
+def fetch(ids: Sequence[int], worker_id: UUID) -> Statement[list[Job]]:
+    """Those of these jobs that are the worker's to run."""
+    return Statement("jobs.fetch", {"ids": list(ids), "worker_id": worker_id}, _assigned)
+
+
+def _quotas(quotas: Sequence[LaneQuota]) -> dict[str, Any]:
+    return {
+        "queues": [item.lane.queue for item in quotas],
+        "types": [item.lane.type for item in quotas],
+        "quotas": [item.quota for item in quotas],
+        "priorities": [item.mark.priority for item in quotas],
+        "run_ats": [str(item.mark.run_at) for item in quotas],
+        "ids": [item.mark.id for item in quotas],
+        "last_priorities": [item.last_priority for item in quotas],
+        "keyeds": [item.lane.keyed for item in quotas],
+        "keys": [item.lane.key for item in quotas],
+        "stricts": [item.strict for item in quotas],
+        "tags": [item.lane.tags for item in quotas],
+    }
+
+
+def _assigned(rows: list[Row]) -> list[Job]:
+    return [_dispatched(row, row[20], row[21]) for row in rows]
+
+
+def _dispatched(row: Row, worker_id: UUID, epoch: int) -> Job:
+    return Job(
+        row[0], row[1], row[2], row[3], JobState.PROCESSING, row[4], row[5], row[6], row[7], row[8],
+        row[9], row[10], row[11], None, worker_id, epoch, row[12], row[13], None, None,
+        json.loads(row[14]) if row[14] else [], False, False, None, row[18], row[15], row[16],
+        json_of(row[17]), None, split_tags(row[19]),
+    )  # fmt: skip
