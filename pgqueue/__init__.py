@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgqueue.job import JobState as JobState
     from pgqueue.job import NewJob as NewJob
     from pgqueue.job import Priority as Priority
+    from pgqueue.limits import Limits as Limits
     from pgqueue.outcome import Cancel as Cancel
     from pgqueue.outcome import Discard as Discard
     from pgqueue.outcome import Retry as Retry
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from pgqueue.queue import Queue as Queue
     from pgqueue.queue_async import AsyncQueue as AsyncQueue
     from pgqueue.registry import Executor as Executor
-    from pgqueue.registry import Limits as Limits
     from pgqueue.registry import Registry as Registry
     from pgqueue.resources import Resource as Resource
     from pgqueue.rules import RateLimit as RateLimit
@@ -56,7 +56,7 @@ _HOMES = {
     "JobFilter": "pgqueue.job",
     "JobOptions": "pgqueue.job",
     "JobState": "pgqueue.job",
-    "Limits": "pgqueue.registry",
+    "Limits": "pgqueue.limits",
     "NewJob": "pgqueue.job",
     "PgQueueError": "pgqueue.errors",
     "Priority": "pgqueue.job",

@@ -85,6 +85,10 @@ class Settings(BaseSettings):
         7 * 86_400.0, ge=86_400, le=validation.MAX_SECONDS, description="how long cancelled jobs are kept"
     )
 
+    retention_notifications: Seconds = Field(
+        30 * 86_400.0, ge=86_400, le=validation.MAX_SECONDS, description="how long an inbox keeps notifications"
+    )
+
     workspace_root: Path | None = Field(None, description="where workspace_init and session_init work")
     workspace_template: str | None = Field(
         None, repr=False, description="git repository new workspaces are cloned from"

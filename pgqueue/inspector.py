@@ -5,20 +5,20 @@ Keeps one connection, made at first use and made again when it was lost.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from pgqueue import callers, db, doctor, locate, store, validation
+from pgqueue import doctor, store, validation
 from pgqueue.config import Settings
 from pgqueue.doctor import Finding
-from pgqueue.errors import DatabaseUnavailableError, InvalidArgumentError, JobNotFoundError, NotFoundError
+from pgqueue.errors import InvalidArgumentError, JobNotFoundError, NotFoundError
 from pgqueue.explain import Explanation, explain_job
 from pgqueue.job import Job, JobFilter, JobState
 from pgqueue.rules import DEFAULT_WEIGHT
 from pgqueue.scaling import Load
+from pgqueue.single_session import SingleSession
 from pgqueue.store import Statement
 from pgqueue.store.acts import Failure
 from pgqueue.store.configuration import QueueConfig, TypeConfig
@@ -44,11 +44,7 @@ class Inspector:
     """
 
     def __init__(self, database_url: str | None = None, *, settings: Settings | None = None) -> None:
-        self._settings = settings or Settings()
-        self._url = database_url
-        self._schema = self._settings.database_schema
-        self._connection: db.Connection | None = None
-        self._lock = threading.Lock()
+        self._session = SingleSession(database_url, settings)
 
     def job(self, job_id: int) -> Job:
         """One job, live or finished; JobNotFoundError without."""
@@ -200,11 +196,7 @@ class Inspector:
     def explain(self, job_id: int) -> Explanation:
         """Why the job is not running, or where it is: one answer from live data; JobNotFoundError without the job."""
         number = validation.check_integer(job_id, "job id", 1, 2**63 - 1)
-        self.leader()  # makes the connection again where it was lost
-        with self._lock:
-            if self._connection is None:
-                self._connection = self._connected()
-            return callers.drive(self._connection, explain_job(number), self._schema)
+        return self._session.drive(lambda: explain_job(number))
 
     def doctor(self, checks: Collection[str] | None = None) -> list[Finding]:
         """Check the queue and its database; the worst findings first, each with its remedy. docs/doctor.md lists them.
@@ -218,14 +210,11 @@ class Inspector:
             InvalidArgumentError: there is no such check.
         """
         chosen = doctor.chosen(checks)
-        return doctor.examine(locate.locate(self._settings, self._url).url, self._settings, chosen)
+        return doctor.examine(self._session.url, self._session.settings, chosen)
 
     def close(self) -> None:
         """Give the connection back; harmless twice."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+        self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -236,21 +225,4 @@ class Inspector:
         self.close()
 
     def _run(self, statement: Statement[T]) -> T:
-        with self._lock:
-            if self._connection is not None:
-                try:
-                    return db.run(self._connection, statement, self._schema)
-                except DatabaseUnavailableError:
-                    self._connection.close()
-                    self._connection = None
-            self._connection = self._connected()
-            return db.run(self._connection, statement, self._schema)
-
-    def _connected(self) -> db.Connection:
-        connection = db.connect(locate.locate(self._settings, self._url).url, autocommit=True)
-        try:
-            db.check_schema(db.read_schema_level(connection, self._schema))
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return self._session.run(statement)

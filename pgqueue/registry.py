@@ -18,7 +18,7 @@ from pgqueue.job import Job
 from pgqueue.middleware import Around, Middleware
 from pgqueue.outcome import Policy
 from pgqueue.resources import Declaration, Resource
-from pgqueue.rules import MAX_LIMIT, QueueRules, TypeRules
+from pgqueue.rules import QueueRules, TypeRules
 from pgqueue.schedules import ScheduleRules, check_schedule
 from pgqueue.triggers import Trigger, UniqueKey, make
 
@@ -36,6 +36,14 @@ class Executor(Protocol):
 
     def execute(self, job: Job, context: Any) -> Awaitable[Any] | Any:
         """Do the job's work; the return value is stored as its result, an exception ends it as failed."""
+
+
+@runtime_checkable
+class NotificationConfig(Protocol):
+    """What `notify` takes; its one implementation is in the layer above."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values, kept with the type."""
 
 
 RetryPolicies = Mapping[type[BaseException], Backoff | BackoffFunction | bool]
@@ -94,6 +102,7 @@ class Registry:
         triggers: what follows an event, by event.
         middlewares, startup_hooks, shutdown_hooks: in the order in which they were registered.
         resources: the keys of what handlers share, by name, in that order too.
+        notifications: what is said of the types' notifications, by type, as JSON values.
     """
 
     def __init__(self, *, application: str | None = None) -> None:
@@ -107,6 +116,7 @@ class Registry:
         self.startup_hooks: list[Hook] = []
         self.shutdown_hooks: list[Hook] = []
         self.resources: dict[str, Resource[Any]] = {}
+        self.notifications: dict[str, dict[str, Any]] = {}
 
     def executor(self, job_type: str, **options: Any) -> Callable[[FunctionT], FunctionT]:
         """Decorate a function `(job, context)` as the executor of `job_type`; options as in `register`."""
@@ -346,6 +356,26 @@ class Registry:
 
         return decorate if factory is None else decorate(factory)
 
+    def notify(self, job_type: str, config: NotificationConfig) -> None:
+        """Tell people when a job of this type completes or fails, as `config` says.
+
+        Args:
+            job_type: registered here, or somewhere else.
+            config: a `pgqueue.notifications.JobNotificationConfig`.
+
+        Raises:
+            ConfigurationError: the type has one already, or it is no such config.
+            InvalidNameError: the type breaks the naming rule.
+        """
+        name = validation.check_name(job_type, "job type")
+        if name in self.notifications:
+            raise ConfigurationError(f"notifications of {name!r} are configured already: give each type one config")
+        if not isinstance(config, NotificationConfig):
+            raise ConfigurationError(
+                f"notifications of {name!r}: {validation.shorten(config)} is no JobNotificationConfig"
+            )
+        self.notifications[name] = config.as_json()
+
     def get(self, job_type: str) -> Registration | None:
         """The registration of `job_type`, or None."""
         return self._registrations.get(job_type)
@@ -360,19 +390,6 @@ class Registry:
         return len(self._registrations)
 
 
-class Limits(dict[str, int | None]):
-    """How many jobs of a type may be processing at once, by type; None means no limit.
-
-    `Limits()` is `workspace_init` 5 and `session_init` 10; what is given adds to that or replaces it.
-    A registry's `max_concurrency` beats it, an operator's `types set-limit` beats both.
-    """
-
-    def __init__(self, limits: Mapping[str, int | None] | None = None, **more: int | None) -> None:
-        super().__init__(workspace_init=5, session_init=10)
-        for job_type, limit in {**(limits or {}), **more}.items():
-            self[validation.check_name(job_type, "job type")] = check_limit(limit)
-
-
 def _check_retry(retry: GivenRetryPolicies) -> RetryPolicies:
     checked: dict[type[BaseException], Backoff | BackoffFunction | bool] = {}
     for kind, said in retry.items():
@@ -381,8 +398,3 @@ def _check_retry(retry: GivenRetryPolicies) -> RetryPolicies:
         wait = said if isinstance(said, bool) else check_backoff(said)
         checked[kind] = True if wait is None else wait
     return checked
-
-
-def check_limit(limit: int | None) -> int | None:
-    """Return `limit` if it is None or an integer from 1 to a million."""
-    return limit if limit is None else validation.check_integer(limit, "max_concurrency", 1, MAX_LIMIT)

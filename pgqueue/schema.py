@@ -182,6 +182,7 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         sa.Column("operator_changed_at", _UTC),
         sa.Column("operator_changed_by", sa.Text),
         *rule_columns(),
+        sa.Column("notification", pg.JSONB),
     )  # fmt: skip
     sa.Table(
         "queues", metadata,
@@ -217,6 +218,23 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         sa.Column("full_at", _UTC, nullable=False),
     )  # fmt: skip
     _schedules(metadata)
+    notifications = sa.Table(
+        "notifications", metadata,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("recipient", sa.Text, nullable=False),
+        sa.Column("delivery_id", sa.BigInteger, nullable=False),
+        sa.Column("job_id", sa.BigInteger, nullable=False),
+        sa.Column("event_type", sa.Text, nullable=False),
+        sa.Column("title", sa.Text, nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
+        sa.Column("priority", sa.Text, nullable=False),
+        sa.Column("tags", pg.ARRAY(sa.Text), nullable=False),
+        sa.Column("at", _UTC, nullable=False),
+        sa.Column("read_at", _UTC),
+        sa.UniqueConstraint("delivery_id", "recipient", name="notifications_once"),
+    )  # fmt: skip
+    sa.Index("notifications_recipient", notifications.c.recipient, notifications.c.id)
+    sa.Index("notifications_at", notifications.c.at)
     sa.Table(
         "audit", metadata,
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),

@@ -16,6 +16,7 @@ from pgqueue import locate
 from pgqueue.config import Settings
 from pgqueue.errors import ConfigurationError, PgQueueError
 from pgqueue.jobs import register_builtin, register_delay_print
+from pgqueue.notifications import register_builtin_channels
 from pgqueue.registry import Registry
 
 
@@ -41,6 +42,7 @@ def load_registry(settings: Settings) -> Registry:
         register_mailer(missing, service)
     if settings.planning_command is not None:
         _register_planning(missing, settings, root / "planning")
+    register_builtin_channels(registry, settings)
     return registry
 
 

@@ -64,14 +64,14 @@ def parse_limit(text: str) -> int | None:
     Raises:
         InvalidArgumentError: it is none of these.
     """
-    from pgqueue import registry
+    from pgqueue import limits
     from pgqueue.errors import InvalidArgumentError
 
     if text in {"none", "default"}:
         return 0 if text == "none" else None
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise InvalidArgumentError(f"limit is {text!r}: must be a number from 1 to 1000000, none or default")
-    return registry.check_limit(int(text))
+    return limits.check_limit(int(text))
 
 
 @types.command("set")

@@ -8,14 +8,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pgqueue import db, store
 from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.job import DEFAULT_MAX_ATTEMPTS, Job
+from pgqueue.limits import Limits
 from pgqueue.outcome import Policy
-from pgqueue.registry import Limits, Registry
+from pgqueue.registry import Registry
 from pgqueue.rules import DEFAULT_WEIGHT, QueueRules, TypeRules
+from pgqueue.store import Statement
 from pgqueue.store.configuration import Config, QueueConfig, TypeConfig
 
 logger = logging.getLogger(__name__)
@@ -25,7 +28,11 @@ UNLIMITED = 1_000_000_000
 
 
 class Configuration:
-    """Types and queues as the table has them, with this process's defaults under it."""
+    """Types and queues as the table has them, with this process's defaults under it.
+
+    Attributes:
+        notified: the types whose ends people are told of.
+    """
 
     def __init__(self, settings: Settings, registry: Registry, limits: Limits) -> None:
         self._settings = settings
@@ -36,6 +43,7 @@ class Configuration:
         self._resumes: dict[tuple[str, str], float] = {}
         self._weights: dict[str, int] = {}
         self._ageing: dict[str, float] = {}
+        self.notified: list[str] = []
 
     @property
     def declared(self) -> dict[str, TypeRules]:
@@ -59,13 +67,20 @@ class Configuration:
             await db.arun(connection, store.configuration.declare(types), schema)
         if queues:
             await db.arun(connection, store.configuration.declare_queues(queues), schema)
+        said = self._registry.notifications
+        configs = {job_type: said.get(job_type) for job_type in types | said}
+        if configs:
+            await db.arun(connection, store.configuration.declare_notifications(configs), schema)
 
     async def refresh(self, connection: db.AsyncConnection) -> bool:
         """Read types and queues again; True if anything changed."""
         schema = self._settings.database_schema
-        types, queues = await db.arun_together(
-            connection, [store.configuration.read_types(), store.configuration.read_queues()], schema
-        )
+        reads: list[Statement[Any]] = [
+            store.configuration.read_types(),
+            store.configuration.read_queues(),
+            store.configuration.notified_types(),
+        ]
+        types, queues, self.notified = await db.arun_together(connection, reads, schema)
         before = self._types, self._queues
         self._types = {item.name: item for item in types}
         self._queues = {item.name: item for item in queues}

@@ -320,12 +320,12 @@ class Dispatch(Service):
         if not quotas:
             return None
         tokens = budget.wanted({quota.lane: quota.quota for quota in quotas})
+        epoch, told = self._term.epoch, self._configuration.notified
         if slots is None:
             assert worker_id is not None  # noqa: S101 - it has free slots
-            return quotas, tokens, store.dispatch.dispatch(quotas, worker_id, self._term.epoch)
-        listening = placement.channels({worker for given in slots.given.values() for worker in given})
-        dispatch = store.dispatch.dispatch_to_workers(quotas, slots.given, listening, worker_id, self._term.epoch)
-        return quotas, tokens, dispatch
+            return quotas, tokens, store.dispatch.dispatch(quotas, worker_id, epoch, told)
+        heard = placement.channels({worker for given in slots.given.values() for worker in given})
+        return quotas, tokens, store.dispatch.dispatch_to_workers(quotas, slots.given, heard, worker_id, epoch, told)
 
     async def _claim(
         self,

@@ -19,8 +19,9 @@ from pgqueue.dispatcher.leader import Leader, Term, Trouble
 from pgqueue.dispatcher.listener import Listener
 from pgqueue.dispatcher.sessions import Sessions, prepare
 from pgqueue.events import LeaderElected, LeaderLost
+from pgqueue.limits import Limits
 from pgqueue.queue_base import QueueBase
-from pgqueue.registry import Limits, Registry
+from pgqueue.registry import Registry
 from pgqueue.store.jobs import Run
 from pgqueue.store.statement import TIME_MOVED, Bell
 from pgqueue.worker import LocalWorker

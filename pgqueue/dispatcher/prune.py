@@ -37,6 +37,9 @@ class Pruner(Service):
         await self._maintenance.plain(store.workers.forget_dead())
         await self._maintenance.fenced(store.rate_buckets.forget_buckets(), store.unique_keys.forget_keys())
         await self._forget_dependencies()
+        forget = store.inbox.forget(self._settings.retention_notifications)
+        while (await self._maintenance.fenced(forget))[0]:
+            pass
         settings = self._settings
         while await self._forget_fires(settings.retention_completed) == FIRES:
             pass

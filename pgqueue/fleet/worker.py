@@ -17,7 +17,7 @@ from pgqueue.dispatcher.listener import Listener
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions, prepare
 from pgqueue.errors import ConfigurationError
-from pgqueue.registry import Limits
+from pgqueue.limits import Limits
 from pgqueue.store.jobs import Run
 from pgqueue.store.statement import Bell
 from pgqueue.worker import RemoteWorker

@@ -8,6 +8,18 @@ FROM unnest(%(names)s::text[], %(declareds)s::text[]) AS item(type, declared)
 ORDER BY item.type
 ON CONFLICT (type) DO UPDATE SET declared = excluded.declared, declared_at = excluded.declared_at
 
+-- name: declare_notifications
+-- What the code says of the types' notifications; NULL: nobody is told.
+INSERT INTO pgqueue.job_types (type, notification)
+SELECT item.type, CAST(item.notification AS jsonb)
+FROM unnest(%(names)s::text[], %(notifications)s::text[]) AS item(type, notification)
+ORDER BY item.type
+ON CONFLICT (type) DO UPDATE SET notification = excluded.notification
+
+-- name: notified_types
+-- The types whose ends people are told of.
+SELECT type FROM pgqueue.job_types WHERE notification IS NOT NULL ORDER BY type
+
 -- name: read_types
 -- Both rules of every type, who set the operator's, and whether it is paused, with the seconds left.
 SELECT type, CAST(declared AS text), declared_at, CAST(operator AS text), operator_changed_at, operator_changed_by,

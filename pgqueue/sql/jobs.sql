@@ -259,7 +259,8 @@ WITH picked AS MATERIALIZED (
 UPDATE pgqueue.jobs
 SET state = 'processing', attempt = attempt + 1, worker_id = %(worker_id)s, epoch = %(epoch)s,
     started_at = clock_timestamp(), reason = NULL,
-    unique_hash = CASE WHEN unique_scope = 'pending' THEN NULL ELSE unique_hash END
+    unique_hash = CASE WHEN unique_scope = 'pending' THEN NULL ELSE unique_hash END,
+    followed = followed OR type = ANY(%(notified)s::text[])
 WHERE ctid = ANY(ARRAY(SELECT place FROM picked))
 RETURNING id, type, CAST(payload AS text), queue, priority, attempt, max_attempts, released, timeout, run_at,
           created_at, started_at, unique_key, concurrency_key, CAST(errors AS text), losses, backoff,
@@ -282,7 +283,8 @@ WITH picked AS MATERIALIZED (
   UPDATE pgqueue.jobs
   SET state = 'processing', attempt = attempt + 1, worker_id = (%(slots)s::uuid[])[picked.slot], epoch = %(epoch)s,
       started_at = clock_timestamp(), reason = NULL,
-      unique_hash = CASE WHEN unique_scope = 'pending' THEN NULL ELSE unique_hash END
+      unique_hash = CASE WHEN unique_scope = 'pending' THEN NULL ELSE unique_hash END,
+      followed = followed OR type = ANY(%(notified)s::text[])
   FROM picked WHERE jobs.ctid = picked.place
   RETURNING jobs.*, picked.slot
 ), told AS MATERIALIZED (

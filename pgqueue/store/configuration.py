@@ -76,6 +76,20 @@ def declare_queues(queues: Mapping[str, QueueRules]) -> Statement[None]:
     return Statement("queues.declare_queues", _declared(queues), nothing)
 
 
+def declare_notifications(configs: Mapping[str, dict[str, Any] | None]) -> Statement[None]:
+    """Write what the code says of these types' notifications; None: nobody is told."""
+    params = {
+        "names": list(configs),
+        "notifications": [None if config is None else json.dumps(config) for config in configs.values()],
+    }
+    return Statement("job_types.declare_notifications", params, nothing)
+
+
+def notified_types() -> Statement[list[str]]:
+    """The types whose ends people are told of."""
+    return Statement("job_types.notified_types", {}, lambda rows: [row[0] for row in rows])
+
+
 def _declared(rules: Mapping[str, TypeRules] | Mapping[str, QueueRules]) -> dict[str, Any]:
     return {"names": list(rules), "declareds": [json.dumps(item.as_json()) for item in rules.values()]}
 

@@ -13,9 +13,14 @@ from pgqueue.store.statement import Row, Statement
 from pgqueue.validation import split_tags
 
 
-def dispatch(quotas: Sequence[LaneQuota], worker_id: UUID, epoch: int) -> Statement[list[Job]]:
-    """Move jobs from pending to processing, all for one worker; runs behind the leader's fence."""
-    params = {**_quotas(quotas), "worker_id": worker_id, "epoch": epoch}
+def dispatch(
+    quotas: Sequence[LaneQuota], worker_id: UUID, epoch: int, notified: Sequence[str] = ()
+) -> Statement[list[Job]]:
+    """Move jobs from pending to processing, all for one worker; runs behind the leader's fence.
+
+    `notified`: the types whose ends people are told of: their jobs are followed from here on.
+    """
+    params = {**_quotas(quotas), "worker_id": worker_id, "epoch": epoch, "notified": list(notified)}
     return Statement("jobs.dispatch", params, lambda rows: [_dispatched(row, worker_id, epoch) for row in rows])
 
 
@@ -25,6 +30,7 @@ def dispatch_to_workers(
     channels: Mapping[UUID, str],
     own_id: UUID | None,
     epoch: int,
+    notified: Sequence[str] = (),
 ) -> Statement[list[Job]]:
     """As `dispatch`, for several workers: `slots` are the workers of each lane's jobs, in order.
 
@@ -43,6 +49,7 @@ def dispatch_to_workers(
         "channels": list(channels.values()),
         "own_id": own_id,
         "epoch": epoch,
+        "notified": list(notified),
     }
     return Statement("jobs.dispatch_to_workers", params, _assigned)
 

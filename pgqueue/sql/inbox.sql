@@ -1,0 +1,42 @@
+-- Notifications that people find when they look.
+
+-- name: put
+-- One for each recipient; a delivery that is tried again finds its own there.
+INSERT INTO pgqueue.notifications (recipient, delivery_id, job_id, event_type, title, message, priority, tags, at)
+SELECT recipient, CAST(%(delivery_id)s AS bigint), CAST(%(job_id)s AS bigint), CAST(%(event_type)s AS text),
+       CAST(%(title)s AS text), CAST(%(message)s AS text), CAST(%(priority)s AS text), CAST(%(tags)s AS text[]),
+       CAST(CAST(%(at)s AS text) AS timestamptz)
+FROM unnest(CAST(%(recipients)s AS text[])) AS recipient ORDER BY recipient
+ON CONFLICT (delivery_id, recipient) DO NOTHING
+
+-- name: list_items
+-- Newest first, a page below `before`.
+SELECT id, recipient, job_id, event_type, title, message, priority, tags, at, read_at FROM pgqueue.notifications
+WHERE recipient = CAST(%(recipient)s AS text) AND (NOT CAST(%(unread)s AS boolean) OR read_at IS NULL)
+  AND (CAST(%(before)s AS bigint) IS NULL OR id < CAST(%(before)s AS bigint))
+ORDER BY id DESC LIMIT CAST(%(limit)s AS bigint)
+
+-- name: unread
+-- How many are not read yet.
+SELECT count(*) FROM pgqueue.notifications WHERE recipient = CAST(%(recipient)s AS text) AND read_at IS NULL
+
+-- name: mark_read
+-- These, or all, are read from now on.
+WITH changed AS (
+  UPDATE pgqueue.notifications SET read_at = clock_timestamp()
+  WHERE recipient = CAST(%(recipient)s AS text) AND read_at IS NULL
+    AND (CAST(%(ids)s AS bigint[]) IS NULL OR id = ANY(CAST(%(ids)s AS bigint[])))
+  RETURNING 1
+)
+SELECT count(*) FROM changed
+
+-- name: forget
+-- Old ones, some at a time; true while there are more.
+WITH old AS MATERIALIZED (
+  SELECT id FROM pgqueue.notifications
+  WHERE at < clock_timestamp() - make_interval(secs => CAST(%(seconds)s AS double precision))
+  ORDER BY id LIMIT CAST(%(limit)s AS bigint) FOR UPDATE SKIP LOCKED
+), gone AS (
+  DELETE FROM pgqueue.notifications WHERE id = ANY(ARRAY(SELECT id FROM old)) RETURNING 1
+)
+SELECT count(*) = CAST(%(limit)s AS bigint) FROM gone
