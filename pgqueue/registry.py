@@ -142,10 +142,9 @@ class Registry:
                 own, which a time-out or a cancellation ends, and whose crash is this job's alone. The executor must
                 be importable by name or picklable.
             memory_limit: bytes of address space such a process may have; None: no limit.
-            backend: what runs it: `inline` (here, as `isolation` says), `process` (the same as that isolation),
-                `dask`, `ray`, or an `ExecutionBackend`; None: as the process's setting `backend` says. On a cluster
-                `isolation="process"` means a process of its own there, and the executor must be a function that can be
-                imported on the nodes.
+            backend: what runs it: `inline` (here, as `isolation` says), `process`, `dask`, `ray`, or an
+                `ExecutionBackend`; None: as the setting `backend` says. On a cluster `isolation="process"` means a
+                process of its own there, and the executor must be a function that can be imported on the nodes.
             backoff: how long a failed job waits: a Backoff, its text (`fixed:5`), or a function from how often it has
                 failed to seconds; None: 1, 2, 4, 8 … s, at most an hour, ± 20 %.
             retry: the same by exception class, the nearest class wins; False: such an error is never retried.

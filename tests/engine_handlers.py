@@ -78,6 +78,12 @@ async def fails(job, context):
     raise OwnError("no such thing")
 
 
+def tells(job, context):
+    context.progress(10, "begun")
+    context.progress(50, "half")
+    return context.schema
+
+
 def large(job, context):
     return "x" * 2_000_000
 

@@ -153,3 +153,12 @@ def test_results_above_a_mebibyte_and_answers_that_cannot_be_read_end_their_job_
     for broken in ("", "[]", "{", '{"kind": "what"}'):
         with pytest.raises(Exception, match="an answer that cannot be read"):
             backend.value(broken, job)
+
+
+@pytest.mark.parametrize("isolation", ["inline", "process"])
+def test_what_a_handler_says_before_it_ends_travels_with_its_answer(isolation):
+    backend, job, _, text = sent(handlers.tells, {}, isolation=isolation)
+    said = []
+    context = JobContext(job, uuid4(), report=said.append)
+    assert backend.value(remote_task.run(text), job, context) == "pgqueue"
+    assert [(one.percent, one.message) for one in said] == [(50, "half")]

@@ -21,6 +21,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from pgqueue.resources import LazyResources
+from pgqueue.store.jobs import Progress
 from pgqueue.version import __version__
 from pgqueue.worker.isolated import Cancellation, IsolatedContext, described, encoded, fitted_payload, job_of
 
@@ -127,7 +128,11 @@ async def _in_process(request: dict[str, Any], execute: Any, model: Any, node: _
     from pgqueue.worker.isolation import ProcessPool
 
     job, worker_id = job_of(json.loads(request["job"])), UUID(request["worker_id"])
-    context = JobContext(job, worker_id, schema=request["schema"])
+
+    def report(said: Progress) -> None:
+        node.report(progress={"percent": said.percent, "message": said.message})
+
+    context = JobContext(job, worker_id, schema=request["schema"], report=report)
     context.store_result = request["store_result"]
     pool = ProcessPool(1, resources=request["resources"])
     try:
