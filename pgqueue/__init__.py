@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pgqueue.resources import Resource as Resource
     from pgqueue.rules import RateLimit as RateLimit
     from pgqueue.worker import JobContext as JobContext
+    from pgqueue.worker.backends import ExecutionBackend as ExecutionBackend
 
 _HOMES = {
     "Snooze": "pgqueue.outcome",
@@ -47,6 +48,7 @@ _HOMES = {
     "Backoff": "pgqueue.backoff",
     "AsyncQueue": "pgqueue.queue_async",
     "Dispatcher": "pgqueue.dispatcher",
+    "ExecutionBackend": "pgqueue.worker.backends",
     "Executor": "pgqueue.registry",
     "Inspector": "pgqueue.inspector",
     "JOB_TYPE_SESSION_INIT": "pgqueue.payloads",
@@ -75,6 +77,7 @@ __all__ = [
     "Cancel",
     "Discard",
     "Dispatcher",
+    "ExecutionBackend",
     "Executor",
     "Inspector",
     "Job",

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     types: Names | None = Field(None, description="job types run here; none said: all with executors")
     queues: Names | None = Field(None, description="queues whose jobs are run here; none said: all")
     tags: Names | None = Field(None, description="what jobs that need tags find here, such as gpu or region=eu")
+    backend: Literal["inline", "process", "dask", "ray"] = Field(
+        "inline", description="what runs types that do not say: inline, process, dask or ray"
+    )
+    dask_scheduler: str | None = Field(None, description="address of the Dask scheduler: tcp://host:8786")
+    ray_address: str | None = Field(None, description="address of the Ray cluster: host:6379, or auto")
     limits: dict[str, int | None] = Field(default_factory=dict, description="max_concurrency by type")
 
     job_poll_interval: Seconds = Field(1.0, gt=0, le=3600, description="a scan at least this often, whatever is heard")

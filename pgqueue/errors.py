@@ -11,6 +11,7 @@
     │   ├── EnqueueUncertainError            a COMMIT got no answer: the job may or may not exist
     │   └── SchemaError                      exit 4: schema missing, old, or too new; names the command
     ├── EmbeddedServerError                  exit 3: the embedded PostgreSQL could not be run
+    ├── BackendUnavailableError              exit 3: the engine that is to run jobs cannot be reached
     ├── JobNotFoundError (LookupError)       exit 5
     ├── NotFoundError (LookupError)          exit 5: no schedule, trigger or worker has this name
     ├── ConflictError                        exit 6: the state of things forbids it
@@ -99,6 +100,12 @@ class SchemaError(DatabaseError):
 
 class EmbeddedServerError(PgQueueError):
     """The embedded PostgreSQL could not be found, started or stopped."""
+
+    exit_code = 3
+
+
+class BackendUnavailableError(PgQueueError):
+    """The engine that is to run jobs, a Dask or Ray cluster, cannot be reached."""
 
     exit_code = 3
 

@@ -22,6 +22,7 @@ from pgqueue.rules import QueueRules, TypeRules
 from pgqueue.schedules import ScheduleRules, check_schedule
 from pgqueue.triggers import Trigger, UniqueKey, make
 
+BACKENDS = ("inline", "process", "dask", "ray")
 ErrorCallback = Callable[[Job, BaseException], None]
 Hook = Callable[[], Any]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -55,7 +56,7 @@ class Registration:
     """One registered job type: its executor and what the code says of it.
 
     `backoff_function` and `retry` are what only the code can say of retries; `payload_model` is what a payload must
-    be; `store_result` False: the handler's result is dropped.
+    be; `store_result` False: the handler's result is dropped; `backend`: what runs it, a name or an ExecutionBackend.
     """
 
     type: str
@@ -67,6 +68,7 @@ class Registration:
     store_result: bool = True
     isolation: str = "inline"
     memory_limit: int | None = None
+    backend: Any = None
 
     @property
     def max_concurrency(self) -> int | None:
@@ -134,6 +136,7 @@ class Registry:
         *,
         isolation: str = "inline",
         memory_limit: int | None = None,
+        backend: Any = None,
         backoff: Backoff | BackoffFunction | str | None = None,
         retry: GivenRetryPolicies | None = None,
         payload: type | None = None,
@@ -149,6 +152,9 @@ class Registry:
                 own, which a time-out or a cancellation ends, and whose crash is this job's alone. The executor must
                 be importable by name or picklable.
             memory_limit: bytes of address space such a process may have; None: no limit.
+            backend: what runs it: `inline` (here, as `isolation` says), `process`, `dask`, `ray`, or an
+                `ExecutionBackend`; None: as the setting `backend` says. On a cluster `isolation="process"` means a
+                process of its own there, and the executor must be a function that can be imported on the nodes.
             backoff: how long a failed job waits: a Backoff, its text (`fixed:5`), or a function from how often it has
                 failed to seconds; None: 1, 2, 4, 8 … s, at most an hour, ± 20 %.
             retry: the same by exception class, the nearest class wins; False: such an error is never retried.
@@ -166,6 +172,11 @@ class Registry:
             raise ConfigurationError(f"job type {name!r} is registered already: give each type one executor")
         if isolation not in {"inline", "process"}:
             raise ConfigurationError(f"isolation of {name!r} is {isolation!r}: must be inline or process")
+        if not (backend is None or backend in BACKENDS or callable(getattr(backend, "submit", None))):
+            raise ConfigurationError(
+                f"backend of {name!r} is {validation.shorten(backend)}: "
+                f"must be {', '.join(BACKENDS)} or an ExecutionBackend"
+            )
         execute = getattr(executor, "execute", executor)
         if isinstance(executor, type) or not callable(execute):
             raise ConfigurationError(
@@ -186,6 +197,7 @@ class Registry:
             memory_limit=None
             if memory_limit is None
             else validation.check_integer(memory_limit, "memory_limit", 1, 2**62),
+            backend=backend,
         )
 
     def queue(self, name: str, **rules: Any) -> None:

@@ -189,8 +189,10 @@ def _found(module: str, name: str) -> Any:
     return place.factory if isinstance(place, Resource) else place
 
 
-def references(resources: Iterable[Resource[Any]]) -> dict[str, str]:
+def references(resources: Iterable[Resource[Any]] | Mapping[str, str]) -> dict[str, str]:
     """The factories by name, as text for `LazyResources`; of one that cannot be sent, the reason after a `!`."""
+    if isinstance(resources, Mapping):
+        return dict(resources)  # they came from another process
     return {resource.name: _reference(resource.factory) for resource in resources}
 
 

@@ -85,6 +85,7 @@ def test_limits_come_as_json_or_as_a_table(nothing_configured, monkeypatch):
         ("LOG_LEVEL", "loud", ("log_level is 'LOUD'", "'DEBUG'")),
         ("DATABASE_SCHEMA", "Bad-Name", ("database_schema is 'Bad-Name'", "a-z 0-9 _")),
         ("LEADER_NAME", "a b", ("leader_name is 'a b'", "1 to 128 characters")),
+        ("BACKEND", "spark", ("backend is 'spark'", "'inline', 'process', 'dask' or 'ray'")),
         ("EXECUTE", "perhaps", ("execute is 'perhaps'", "boolean")),
         ("LIMITS", "not json", ("limits", "must be JSON")),
         ("LIMITS", '{"resize": 0}', ("limits", "limit of resize 0", "from 1 to")),

@@ -39,6 +39,9 @@ FLAGS: dict[str, tuple[str, str, str, str | None]] = {
     "processes": ("--processes", "P", "How many processes run, each with its own --concurrency.", "1"),
     "max_jobs": ("--max-jobs", "N", "Replace a process that has run so many jobs, one at a time.", None),
     "max_memory": ("--max-memory", "BYTES", "Replace a process that has more memory than this.", None),
+    "backend": ("--backend", "NAME", "What runs types that do not say: inline, process, dask or ray.", "inline"),
+    "dask_scheduler": ("--scheduler", "ADDRESS", "The Dask scheduler, tcp://host:8786.", None),
+    "ray_address": ("--address", "ADDRESS", "The Ray cluster, host:6379, or auto.", None),
     "execute": ("--execute/--no-execute", "", "Run jobs in this process while it leads.", "true"),
     "strict_types": (
         "--strict-types/--no-strict-types",

@@ -6,6 +6,8 @@ so that several rules on one job hold together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pgqueue.dispatcher.configuration import UNLIMITED, Configuration
 from pgqueue.dispatcher.rates import Buckets
 from pgqueue.dispatcher.running import RunningSet
@@ -20,14 +22,27 @@ _EPSILON = 1e-6
 class Budget:
     """What one dispatch may give.
 
+    Args:
+        configuration: the rules.
+        running: what is in flight.
+        buckets: the tokens of limited rates.
+        backend_room: of a type that a backend runs, its name and how many more it has a place for.
+
     Attributes:
         wait: seconds until a lane that has no token gets one; None where none lacks a token.
     """
 
-    def __init__(self, configuration: Configuration, running: RunningSet, buckets: Buckets) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        running: RunningSet,
+        buckets: Buckets,
+        backend_room: Callable[[str], tuple[str, int] | None] = lambda _: None,
+    ) -> None:
         self._configuration = configuration
         self._running = running
         self._buckets = buckets
+        self._backend_room = backend_room
         self._left: dict[BucketKey, float] = {}
         self._rates: dict[BucketKey, RateLimit] = {}
         self._taken: dict[BucketKey, int] = {}
@@ -69,6 +84,9 @@ class Budget:
         if lane.key is not None and per_key is not None:
             running = self._running.of_key(lane.type, lane.key)
             counters.append(self._limit(("key limit", lane.type, lane.key), per_key, running))
+        if (backend := self._backend_room(lane.type)) is not None:
+            name, room = backend
+            counters.append(self._limit(("backend", name, ""), room, 0))
         if rules.rate_limit is not None:
             counters.append(self._rate(("type", lane.type, ""), rules.rate_limit))
         if queue.rate_limit is not None:

@@ -203,7 +203,7 @@ class Dispatch(Service):
         return rules.serves(lane.queue) and rules.active(lane.type) and self._placement.able(lane)
 
     def _any_room(self) -> bool:
-        budget = Budget(self._configuration, self._running, self._buckets)
+        budget = Budget(self._configuration, self._running, self._buckets, self._placement.room)
         return any(budget.room(lane) > 0 for lane in self._lanes.stands)
 
     def _longest_sleep(self) -> float:
@@ -305,7 +305,7 @@ class Dispatch(Service):
         """The next dispatch: quotas, the tokens they need, the statement; None where there is nothing to be given."""
         placement = self._placement
         own, worker_id = placement.own, placement.own_id
-        budget = Budget(self._configuration, self._running, self._buckets)
+        budget = Budget(self._configuration, self._running, self._buckets, self._placement.room)
         slots = None if placement.alone else placement.slots(budget)
         free = slots.free if slots is not None else 0 if own is None else own.free()
         quotas = self._share.plan(

@@ -62,6 +62,13 @@ class Placement:
         self._rates = {worker_id: rate for worker_id, rate in self._rates.items() if worker_id in found}
         return changed
 
+    def room(self, job_type: str) -> tuple[str, int] | None:
+        """Of a type that a backend of this process runs, which, and its places; None: no such limit.
+
+        Where others execute too it limits nothing: they have backends of their own.
+        """
+        return self.own.room(job_type) if self.own is not None and self.alone else None
+
     def able(self, lane: Lane) -> bool:
         """True if any worker can take the lane's jobs."""
         own = self.own is not None and fits(self.own.capability, lane)
@@ -94,7 +101,7 @@ class Placement:
         places = []
         if self.own is not None and (own_id := self.own.worker_id) is not None:
             free, concurrency = self.own.free(), self.own.concurrency
-            places.append(_Place(own_id, self.own.capability, concurrency, free, concurrency - free))
+            places.append(_Place(own_id, self.own.open_capability(), concurrency, free, concurrency - free))
         for worker in self._remote.values():
             running = self._running.of_worker(worker.id)
             places.append(_Place(worker.id, worker.capability, worker.concurrency, self._free(worker, now), running))

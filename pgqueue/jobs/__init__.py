@@ -50,5 +50,5 @@ def register_builtin(registry: _Registry, *, root: str | Path, template: str | P
     """
     workspaces = LocalWorkspaceService(Path(root) / "workspaces", template)
     sessions = LocalSessionService(Path(root) / "sessions", workspaces)
-    registry.add(WorkspaceInitExecutor(workspaces), max_concurrency=5)
-    registry.add(SessionInitExecutor(sessions), max_concurrency=10)
+    registry.add(WorkspaceInitExecutor(workspaces), max_concurrency=5, backend="inline")
+    registry.add(SessionInitExecutor(sessions), max_concurrency=10, backend="inline")

@@ -55,7 +55,8 @@ class _Registry(Protocol):
 def register_delay_print(registry: _Registry, **options: Any) -> None:
     """Register `demo:delay_print`: 11 attempts where a job does not say; options as in `Registry.register`."""
     registry.add(
-        DelayPrintExecutor(), **{"payload": DelayPrintPayload, "max_attempts": DEFAULT_MAX_RETRY + 1, **options}
+        DelayPrintExecutor(),
+        **{"payload": DelayPrintPayload, "max_attempts": DEFAULT_MAX_RETRY + 1, "backend": "inline", **options},
     )
 
 

@@ -100,6 +100,7 @@ class BaseWorker:
             self._hand_to_control,
             on_progress=self.completer.report,
             schema=settings.database_schema,
+            settings=settings,
         )
         self._registry = registry
         self._settings = settings
@@ -177,12 +178,17 @@ class BaseWorker:
         return [self.completer.run(), self.completer.report_regularly(), self._watch(), self._hear_cancels()]
 
     async def open(self) -> None:
-        """On the handlers' loop, before `start`: make the registry's resources, run its start-up hooks.
+        """On the handlers' loop, before `start`: open backends, make the registry's resources, run its start-up hooks.
 
         Raises:
-            StartupError: one of them failed; this worker must not start.
+            BackendUnavailableError: a cluster that runs types cannot be reached.
+            StartupError: a resource or a hook failed; this worker must not start.
         """
+        await self._pool.backends.open(self._capacity_grown)
         self._pool.resources = await self._lifespan.start()
+
+    def _capacity_grown(self) -> None:
+        """On the handlers' loop: a backend has more places."""
 
     def start(self) -> None:
         """Register and begin to beat."""

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from pgqueue.config import Settings
 from pgqueue.errors import InvalidPayloadError, UnknownJobTypeError
 from pgqueue.job import Job, JobState, Reason
 from pgqueue.middleware import Handler, compose, plain
@@ -36,8 +37,8 @@ from pgqueue.payloads import parse_payload
 from pgqueue.registry import Registration, Registry
 from pgqueue.resources import Resources
 from pgqueue.store.jobs import Progress
+from pgqueue.worker.backends import Backends, run_on
 from pgqueue.worker.context import JobContext
-from pgqueue.worker.isolation import ProcessPool
 from pgqueue.worker.results import encode_result
 
 logger = logging.getLogger(__name__)
@@ -71,12 +72,14 @@ class ExecutorPool:
         on_ended: called on the loop with the runs that ended since the last call.
         on_progress: called, from any thread, with what a run says of how far it is.
         schema: pgqueue's schema.
+        settings: where types run that do not say; None: inline.
 
     Attributes:
         resources: what handlers find in their context.
+        backends: what runs types elsewhere; to be opened before the first job.
 
     Raises:
-        ConfigurationError: a handler cannot be sent to a process, or has middleware that does not fit it.
+        ConfigurationError: a handler cannot be run by its backend, or has middleware that does not fit it.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class ExecutorPool:
         *,
         on_progress: Callable[[Progress], None] | None = None,
         schema: str = "pgqueue",
+        settings: Settings | None = None,
     ) -> None:
         self._registry = registry
         self._concurrency = concurrency
@@ -97,11 +101,9 @@ class ExecutorPool:
         self._schema = schema
         self._loop = asyncio.get_running_loop()
         self._threads = self._new_threads()
-        self._processes = ProcessPool(concurrency, resources=registry.resources.values())
+        self.backends = Backends(registry, concurrency, settings)
         self._calls: dict[str, Callable[[Job, JobContext], Awaitable[Any]]] = {}
         for one in registry:
-            if one.isolation == "process":
-                self._processes.prepare(one.type, one.execute, one.payload_model)
             self._composed(one)
         for middleware in registry.middlewares:
             if unknown := sorted(name for name in middleware.types or () if name not in registry):
@@ -165,9 +167,9 @@ class ExecutorPool:
         return True
 
     async def close(self) -> None:
-        """Give the threads back, those that still run a handler are left to it; end the processes."""
+        """Give the threads back, those that still run a handler are left to it; close the backends."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        await self._processes.close()
+        await self.backends.close()
 
     async def _execute(self, run: Run) -> None:
         job = run.context.job
@@ -202,31 +204,20 @@ class ExecutorPool:
 
     def _composed(self, registration: Registration) -> Callable[[Job, JobContext], Awaitable[Any]]:
         """How jobs of this type are run, made once: the handler where it belongs, its middleware around it."""
-        isolated = registration.isolation == "process"
+        backend = self.backends.of(registration)
         around = [one for one in self._registry.middlewares if one.applies_to(registration.type)]
         outer = [one for one in around if one.is_async]
         inner = [one for one in around if not one.is_async]
-        execute = plain(registration.execute, inner, registration.type, isolated=isolated)
+        execute = plain(registration.execute, inner, registration.type, isolated=backend is not None)
         call: Handler
-        if isolated:
-            call = functools.partial(self._in_process, registration)
+        if backend is not None:
+            call = functools.partial(run_on, backend, registration)
         elif inspect.iscoroutinefunction(execute):
             call = execute
         else:
             call = functools.partial(self._in_thread, execute, bool(outer))
         call = self._calls[registration.type] = compose(call, outer)
         return call
-
-    async def _in_process(self, registration: Registration, job: Job, context: JobContext) -> Any:
-        return await self._processes.run(
-            registration.execute,
-            job,
-            payload_model=registration.payload_model,
-            worker_id=context.worker_id,
-            deadline=context.deadline,
-            memory_limit=registration.memory_limit,
-            context=context,
-        )
 
     async def _in_thread(self, execute: Handler, with_variables: bool, job: Job, context: JobContext) -> Any:
         """Run it in a thread; with the context variables that middleware may have set."""
@@ -273,6 +264,7 @@ class ExecutorPool:
             self._loop.call_soon(self._hand_over)
         self._ended.append((outcome, run.context.worker_id))
         self.ended_count += 1
+        self.backends.ended(job)
 
     def _hand_over(self) -> None:
         ended, self._ended = self._ended, []

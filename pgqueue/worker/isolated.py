@@ -249,8 +249,8 @@ class Child:
         except BaseException as error:  # noqa: BLE001 - an import may raise anything; it ends this job alone
             return {**described(error), "kind": "unloadable"}
         try:
-            job = _job(json.loads(request["job"]))
-            context = IsolatedContext(job, _fitted(model, job.payload), request, self)
+            job = job_of(json.loads(request["job"]))
+            context = IsolatedContext(job, fitted_payload(model, job.payload), request, self)
             self._context = context
             if self._terminated:
                 context.cancelled.set()
@@ -309,8 +309,7 @@ def described(error: BaseException) -> dict[str, Any]:
                 answer["seconds"] = error.delay
         elif isinstance(error, InvalidPayloadError):
             answer["path"] = str(error.path)
-        own = error.__traceback__
-        if own is not None:
+        if (own := error.__traceback__) is not None:
             lines = traceback.format_exception(type(error), error, own.tb_next, limit=-20)
             answer["traceback"] = storable_text("".join(lines)[-MAX_TRACEBACK_CHARACTERS:], MAX_TRACEBACK_CHARACTERS)
         answer["message"] = f"<{type(error).__name__} whose message could not be made>"
@@ -320,7 +319,8 @@ def described(error: BaseException) -> dict[str, Any]:
     return answer
 
 
-def _job(record: dict[str, Any]) -> Job:
+def job_of(record: dict[str, Any]) -> Job:
+    """The job that a record stands for."""
     from pgqueue.job import Job, JobState
 
     for field in dataclasses.fields(Job):
@@ -336,7 +336,7 @@ def _job(record: dict[str, Any]) -> Job:
     return Job(**record)
 
 
-def _fitted(model: Any, payload: dict[str, Any]) -> Any:
+def fitted_payload(model: Any, payload: dict[str, Any]) -> Any:
     """As the executor does before it sends the job: the model itself does not travel."""
     if model is None:
         return payload

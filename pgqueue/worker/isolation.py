@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -178,7 +178,7 @@ class ProcessPool:
         memory_limit: bytes of address space that a process may have while a job runs, interpreter and imports
             included; None: no limit. More raises MemoryError in the handler.
         grace: seconds between SIGTERM and SIGKILL.
-        resources: what a handler may ask its context for; each process makes its own.
+        resources: what a handler may ask its context for, or what `references` made of it; each process makes its own.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class ProcessPool:
         *,
         memory_limit: int | None = None,
         grace: float = GRACE,
-        resources: Iterable[Resource[Any]] = (),
+        resources: Iterable[Resource[Any]] | Mapping[str, str] = (),
     ) -> None:
         self._slots = asyncio.Semaphore(concurrency)
         self._memory_limit = memory_limit
@@ -249,7 +249,7 @@ class ProcessPool:
             deadline = time.monotonic() + job.timeout
         request = {
             "handler": handler.key,
-            "job": json.dumps({field.name: getattr(job, field.name) for field in fields(Job)}, default=_plain),
+            "job": job_text(job),
             "worker_id": None if worker_id is None else str(worker_id),
             "deadline": deadline,
             "memory_limit": memory_limit or self._memory_limit,
@@ -367,6 +367,11 @@ class ProcessPool:
         self._shipped += 1
         known = self._handlers[job_type] = _Handler(self._shipped, execute, model, pickled)
         return known
+
+
+def job_text(job: Job) -> str:
+    """The job as JSON, for `isolated.job_of`."""
+    return json.dumps({field.name: getattr(job, field.name) for field in fields(Job)}, default=_plain)
 
 
 def _plain(value: object) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from pgqueue.config import Settings
 from pgqueue.errors import PgQueueError
 from pgqueue.job import Job
 from pgqueue.registry import Registry
+from pgqueue.store.workers import Capability
 from pgqueue.worker.base import BaseWorker
 from pgqueue.worker.executor import Ended
 
@@ -56,9 +58,19 @@ class LocalWorker(BaseWorker):
         unwritten = self._accepted - self.completer.done_count
         return min(self._concurrency - running, MAX_UNWRITTEN - unwritten)
 
+    def room(self, job_type: str) -> tuple[str, int] | None:
+        """The backend that runs this type, and how many more it has a place for; None: as many as are `free`."""
+        return self._pool.backends.room(job_type)
+
+    def open_capability(self) -> Capability:
+        """What this worker can take now: its types without those whose backend is full."""
+        full = {name for name in self.capability.types if (room := self.room(name)) is not None and room[1] <= 0}
+        return replace(self.capability, types=self.capability.types - full) if full else self.capability
+
     def accept(self, jobs: Sequence[Job], worker_id: UUID) -> None:
         """Execute `jobs`, which were dispatched to `worker_id`."""
         self._accepted += len(jobs)
+        self._pool.backends.accepted(jobs)
         self._assigned.update((job.id, job.attempt) for job in jobs)
         self._handlers.call_soon_threadsafe(self._pool.execute, jobs, worker_id)
 
@@ -103,6 +115,9 @@ class LocalWorker(BaseWorker):
     def _take_ended(self, ended: Sequence[Ended]) -> None:
         super()._take_ended(ended)
         self._on_freed()
+
+    def _capacity_grown(self) -> None:
+        self._control.call_soon_threadsafe(self._on_freed)
 
     def _registered(self, _worker_id: UUID) -> None:
         self._control.call_soon_threadsafe(self._on_freed)

@@ -108,5 +108,5 @@ def register_mailer(
             retry=retry,
             max_attempts=max_attempts,
             timeout=timeout,
-            **options,
+            **{"backend": "inline", **options},
         )

@@ -238,5 +238,5 @@ def register_task_planning(
         max_concurrency=max_concurrency,
         max_attempts=max_attempts,
         timeout=timeout,
-        **options,
+        **{"backend": "inline", **options},
     )
