@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -80,3 +80,24 @@ def check_backoff(value: object) -> Backoff | BackoffFunction | None:
     raise InvalidArgumentError(
         f"invalid backoff {validation.shorten(value)}: must be a Backoff, text such as 'fixed:5', or a function"
     )
+
+
+RetryPolicies = Mapping[type[BaseException], Backoff | BackoffFunction | bool]
+"""How long a job waits after an error, by exception class; True: as it would anyway, False: it is not retried."""
+GivenRetryPolicies = Mapping[type[BaseException], Backoff | BackoffFunction | str | bool]
+"""The same as it may be given: a text stands for a Backoff."""
+
+
+def check_retry(retry: GivenRetryPolicies) -> RetryPolicies:
+    """The policies that `retry` means.
+
+    Raises:
+        InvalidArgumentError: a key is no exception class, or a value no backoff.
+    """
+    checked: dict[type[BaseException], Backoff | BackoffFunction | bool] = {}
+    for kind, said in retry.items():
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise InvalidArgumentError(f"invalid retry policy for {validation.shorten(kind)}: not an exception class")
+        wait = said if isinstance(said, bool) else check_backoff(said)
+        checked[kind] = True if wait is None else wait
+    return checked

@@ -6,14 +6,14 @@ says so, and nothing is registered by importing. Owns no database and runs nothi
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
 from pgqueue import validation
-from pgqueue.backoff import Backoff, BackoffFunction, check_backoff
-from pgqueue.errors import ConfigurationError, InvalidArgumentError
+from pgqueue.backoff import Backoff, BackoffFunction, GivenRetryPolicies, RetryPolicies, check_backoff, check_retry
+from pgqueue.errors import ConfigurationError
 from pgqueue.job import Job
 from pgqueue.middleware import Around, Middleware
 from pgqueue.outcome import Policy
@@ -45,10 +45,6 @@ class NotificationConfig(Protocol):
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values, kept with the type."""
-
-
-RetryPolicies = Mapping[type[BaseException], Backoff | BackoffFunction | bool]
-GivenRetryPolicies = Mapping[type[BaseException], Backoff | BackoffFunction | str | bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +186,7 @@ class Registry:
             execute=execute,
             rules=TypeRules.of({**rules, "backoff": declared}),
             backoff_function=None if isinstance(wait, Backoff) else wait,
-            retry=_check_retry(retry or {}),
+            retry=check_retry(retry or {}),
             payload_model=payload,
             store_result=store_result,
             isolation=isolation,
@@ -400,13 +396,3 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._registrations)
-
-
-def _check_retry(retry: GivenRetryPolicies) -> RetryPolicies:
-    checked: dict[type[BaseException], Backoff | BackoffFunction | bool] = {}
-    for kind, said in retry.items():
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise InvalidArgumentError(f"invalid retry policy for {validation.shorten(kind)}: not an exception class")
-        wait = said if isinstance(said, bool) else check_backoff(said)
-        checked[kind] = True if wait is None else wait
-    return checked
