@@ -230,8 +230,9 @@ class Dispatch(Service):
             self._next_look = clock() + self._poll_interval
             scan.append(store.workers.live(self._term.name))
         heads, due, *workers = await db.arun_together(connection, scan, self._schema)
-        if look:
-            self._placement.refresh(workers[0])
+        # A worker declares its rules before it registers: whoever sees it must know them before it gives it anything.
+        if look and self._placement.refresh(workers[0]) and await self._configuration.refresh(connection):
+            self.changed()
         if due is not None:
             self._on_due(due)
         found = [head for head in heads if self._configuration.serves(head.lane.queue)]
@@ -308,13 +309,9 @@ class Dispatch(Service):
         budget = Budget(self._configuration, self._running, self._buckets, self._placement.room)
         slots = None if placement.alone else placement.slots(budget)
         free = slots.free if slots is not None else 0 if own is None else own.free()
+        rules = self._configuration
         quotas = self._share.plan(
-            min(self._batch, free),
-            self._lanes.stands,
-            slots or budget,
-            self._configuration.weights,
-            self._configuration.ageing,
-            self._configuration.strict,
+            min(self._batch, free), self._lanes.stands, slots or budget, rules.weights, rules.ageing, rules.strict
         )
         self._token_wait = budget.wait
         if not quotas:
