@@ -112,6 +112,25 @@ class Settings(BaseSettings):
     planning_repositories: Path | None = Field(None, description="a directory with a git repository per project id")
     planning_table: str = Field("tasks", description="the table of tasks, in default_database_url")
 
+    web: bool = Field(True, description="serve the HTTP API in `pgqueue up`")
+    web_host: str = Field("127.0.0.1", description="the address the HTTP API is bound to")
+    web_port: int = Field(8080, ge=0, le=65_535, description="its port; 0: any that is free")
+    api_token: str | None = Field(None, repr=False, min_length=16, description="a token that may do everything")
+    api_allowed_hosts: list[str] = Field([], description="names the HTTP API goes by, besides its own")
+    api_max_body_bytes: int = Field(
+        4 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024, description="largest body of a request, bytes"
+    )
+    api_rate_limit: str = Field("1000/10", description="requests of one address and of one token, COUNT/PERIOD")
+    api_rate_limit_storage_type: Literal["auto", "database", "memory"] = Field(
+        "auto", description="where those are counted; auto: in a database if one is configured"
+    )
+    api_idempotency_lifetime: Seconds = Field(
+        86_400.0, ge=1, le=validation.MAX_SECONDS, description="how long the answer to an Idempotency-Key is kept"
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65_535, description="a dispatcher's port for Prometheus, on web_host"
+    )
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="least severe log line"
     )
@@ -229,7 +248,18 @@ class _TomlSource(PydanticBaseSettingsSource):
         chosen: Any = sections.get(environment or "", {})
         if not isinstance(chosen, dict):
             raise ConfigurationError(f"{path}: [{environment}] must be a section")
-        return {**content, **chosen}
+        return _flat({**content, **chosen})
+
+
+def _flat(content: dict[str, Any]) -> dict[str, Any]:
+    """`[api.rate_limit] storage_type = …` is the setting `api_rate_limit_storage_type`."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and key.partition("_")[0] == "api":
+            flat.update(_flat({f"{key}_{name}": below for name, below in value.items()}))
+        else:
+            flat[key] = value
+    return flat
 
 
 def normalise_url(url: str) -> str:
@@ -250,7 +280,7 @@ def mask_password(text: str) -> str:
     return re.sub(r"(?is)(password\s*=\s*)('(?:[^'\\]|\\.)*'?|(?:\\.|[^\s\\])+)", r"\1***", text)
 
 
-PASSWORD_SETTINGS = frozenset({"smtp_password"})
+PASSWORD_SETTINGS = frozenset({"smtp_password", "api_token"})
 """Settings of which nothing may be shown."""
 
 _SECRET_KEYS = PASSWORD_SETTINGS | {

@@ -38,13 +38,21 @@ class Inspector:
     Args:
         database_url: `postgresql://…`; None: the settings', else the embedded server.
         settings: read from pgqueue.toml and PGQUEUE_* if None.
+        statement_timeout: seconds any one statement may take; None: as the server says. For readers that must not
+            load the database; behind a pooler in transaction mode it does not hold.
 
     Raises (from every method):
         DatabaseUnavailableError, SchemaError, DatabaseError.
     """
 
-    def __init__(self, database_url: str | None = None, *, settings: Settings | None = None) -> None:
-        self._session = SingleSession(database_url, settings)
+    def __init__(
+        self,
+        database_url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        statement_timeout: float | None = None,
+    ) -> None:
+        self._session = SingleSession(database_url, settings, statement_timeout)
 
     def job(self, job_id: int) -> Job:
         """One job, live or finished; JobNotFoundError without."""

@@ -207,6 +207,9 @@ class JobFilter:
         state: a state's word. None: any live one to cancel, `failed` to replay or purge.
         type, queue, reason: exactly this one.
         error: the fingerprint of the last error, or a part of its class or message.
+        key: exactly this unique_key or concurrency_key.
+        tag: has this tag.
+        text: a part of the payload, as JSON text.
         older_than, newer_than: seconds (or timedelta) since the job finished or, while it is live, was made.
 
     Raises:
@@ -218,6 +221,9 @@ class JobFilter:
     queue: str | None = None
     reason: str | None = None
     error: str | None = None
+    key: str | None = None
+    tag: str | None = None
+    text: str | None = None
     older_than: float | timedelta | None = None
     newer_than: float | timedelta | None = None
 
@@ -390,6 +396,9 @@ _FILTER_CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "queue": lambda value: validation.check_name(value, "queue"),
     "reason": _one_of("reason", tuple(Reason)),
     "error": lambda value: validation.check_key(value, "error"),
+    "key": lambda value: validation.check_key(value, "key"),
+    "tag": validation.check_tag,
+    "text": lambda value: validation.check_key(value, "text"),
     "older_than": lambda value: validation.check_seconds(value, "older_than"),
     "newer_than": lambda value: validation.check_seconds(value, "newer_than"),
 }

@@ -236,6 +236,35 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
     sa.Index("notifications_recipient", notifications.c.recipient, notifications.c.id)
     sa.Index("notifications_at", notifications.c.at)
     sa.Table(
+        "api_tokens", metadata,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("hash", pg.BYTEA, nullable=False, unique=True),
+        sa.Column("scopes", pg.ARRAY(sa.Text), nullable=False),
+        sa.Column("types", pg.ARRAY(sa.Text)),
+        sa.Column("queues", pg.ARRAY(sa.Text)),
+        sa.Column("created_at", _UTC, nullable=False, server_default=sa.text("clock_timestamp()")),
+        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("expires_at", _UTC),
+        sa.Column("revoked_at", _UTC),
+    )  # fmt: skip
+    answers = sa.Table(
+        "idempotency_keys", metadata,
+        sa.Column("owner", sa.Text, primary_key=True),
+        sa.Column("key", sa.Text, primary_key=True),
+        sa.Column("fingerprint", pg.BYTEA, nullable=False),
+        sa.Column("answer", pg.JSONB),
+        sa.Column("expires_at", _UTC, nullable=False),
+    )  # fmt: skip
+    sa.Index("idempotency_keys_expires_at", answers.c.expires_at)
+    sa.Table(
+        "request_buckets", metadata,
+        sa.Column("bucket", sa.Text, primary_key=True),
+        sa.Column("tokens", pg.DOUBLE_PRECISION, nullable=False),
+        sa.Column("at", _UTC, nullable=False),
+        sa.Column("full_at", _UTC, nullable=False),
+    )  # fmt: skip
+    sa.Table(
         "audit", metadata,
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
         sa.Column("at", _UTC, nullable=False, server_default=sa.text("clock_timestamp()")),

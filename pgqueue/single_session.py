@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from pgqueue import callers, db, locate
+from pgqueue import callers, db, locate, store
 from pgqueue.config import Settings
 from pgqueue.errors import DatabaseUnavailableError
 from pgqueue.store import Statement
@@ -23,13 +23,21 @@ class SingleSession:
     Args:
         database_url: `postgresql://…`; None: the settings', else the embedded server.
         settings: read from pgqueue.toml and PGQUEUE_* if None.
+        statement_timeout: seconds any one statement may take; None: as the server says. Not behind a pooler in
+            transaction mode: the setting would be the next client's.
 
     Raises (from `run` and `drive`):
         DatabaseUnavailableError, SchemaError, DatabaseError.
     """
 
-    def __init__(self, database_url: str | None = None, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        database_url: str | None = None,
+        settings: Settings | None = None,
+        statement_timeout: float | None = None,
+    ) -> None:
         self.settings = settings or Settings()
+        self._statement_timeout = statement_timeout
         self.schema = self.settings.database_schema
         self._url = database_url
         self._connection: db.Connection | None = None
@@ -72,6 +80,8 @@ class SingleSession:
         connection = db.connect(self.url, autocommit=True)
         try:
             db.check_schema(db.read_schema_level(connection, self.schema))
+            if self._statement_timeout is not None and connection.prepare_threshold is not None:  # no pooler
+                db.run(connection, store.statistics.limit_statements(self._statement_timeout))
         except BaseException:
             connection.close()
             raise

@@ -13,6 +13,7 @@ numbers, times and paths apart; `…` alone stands for any lines. `python` block
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import signal
@@ -87,6 +88,8 @@ class Reader:
 
     def run(self, block: Block) -> None:
         """Run it; an AssertionError says what went wrong."""
+        if port := self.environment.get("PGQUEUE_WEB_PORT"):
+            block = dataclasses.replace(block, text=block.text.replace("127.0.0.1:8080", f"127.0.0.1:{port}"))
         kind, _, rest = block.mark.partition(": ")
         if kind == "runs" and rest.startswith("in "):
             assert (ROOT / rest.removeprefix("in ")).is_file(), f"{rest}: there is no such file"

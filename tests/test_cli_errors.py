@@ -63,7 +63,7 @@ def test_help_answers_in_under_three_tenths_of_a_second():
 
 
 def test_every_flag_that_is_a_setting_shows_its_variable_and_default():
-    text = re.sub(r"\s+", " ", invoke("dispatcher", "--help").output + invoke("worker", "--help").output)
+    text = re.sub(r"\s+", " ", invoke("up", "--help").output + invoke("worker", "--help").output)
     for field, (flag, _metavar, _help, default) in options.FLAGS.items():
         setting = Settings.model_fields[field]
         assert f"{flag.split('/')[0]} " in text

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,12 @@ def url_of(dsn: str) -> str:
     return f"postgresql://{login}@/{parts['dbname']}?{query}"
 
 
+def free_port() -> int:
+    """What a document calls 8080: test runs beside each other need one each."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture
 def reader(dsn: str, tmp_path: Path) -> Iterator[Reader]:
     url = url_of(dsn)
@@ -50,6 +57,7 @@ def reader(dsn: str, tmp_path: Path) -> Iterator[Reader]:
         "PGQUEUE_DATABASE_URL": url,
         "DATABASE_URL": url.replace("postgresql://", "postgresql+psycopg://"),
         "PGQUEUE_WORKSPACE_ROOT": str(tmp_path / "work"),
+        "PGQUEUE_WEB_PORT": str(free_port()),
         "PGQUEUE_TEST_DATABASE_URL": url,  # where the tests of docs/testing.md make their databases
     }
     made = Reader(tmp_path, environment, url)

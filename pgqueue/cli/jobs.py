@@ -24,6 +24,9 @@ def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--newer-than", type=float, metavar="SECONDS", help="Only finished, or if live made, since."),
         click.option("--older-than", type=float, metavar="SECONDS", help="Only finished, or if live made, before."),
+        click.option("--text", metavar="TEXT", help="Only with this in the payload's JSON."),
+        click.option("--tag", metavar="TAG", help="Only with this tag."),
+        click.option("--key", metavar="KEY", help="Only with this unique or concurrency key."),
         click.option("--error", metavar="TEXT", help="Only with this fingerprint, or this in error class or message."),
         click.option("--reason", type=click.Choice([reason.value for reason in Reason]), help="Only for this reason."),
         click.option("--queue", metavar="NAME", help="Only jobs of this queue."),

@@ -14,16 +14,18 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
 from pgqueue import db, locate
 from pgqueue.cli import applications, output, supervising
+from pgqueue.cli import web as web_command
 from pgqueue.cli.options import Given, described
 from pgqueue.config import Settings
 from pgqueue.dispatcher import Dispatcher
 from pgqueue.dispatcher.daemon import Daemon
-from pgqueue.errors import PgQueueError
+from pgqueue.errors import ConfigurationError, PgQueueError
 from pgqueue.fleet import Worker
 from pgqueue.registry import Registry
 from pgqueue.version import __version__
@@ -61,14 +63,20 @@ def check_schema(settings: Settings, found: locate.Database) -> None:
         output.say(f"schema: {settings.database_schema}, revision {level[0]:04}")
 
 
-def serve(settings: Settings, registry: Registry) -> None:
-    """Run a dispatcher until INT or TERM; returns after a drain.
+def serve(settings: Settings, registry: Registry, *, web: bool = False) -> None:
+    """Run a dispatcher until INT or TERM; returns after a drain. `web`: with the HTTP API beside it.
 
     Raises:
         DatabaseUnavailableError, SchemaError: it cannot start.
         PgQueueError: it ended without being told to.
     """
-    _run(Dispatcher(settings, registry))
+    dispatcher = Dispatcher(settings, registry)
+    with contextlib.ExitStack() as beside:
+        if web:
+            beside.enter_context(web_command.beside(settings, registry, dispatcher.events))
+        if settings.metrics_port is not None:
+            beside.enter_context(_metrics(settings, settings.metrics_port, dispatcher))
+        _run(dispatcher)
 
 
 def work(settings: Settings, registry: Registry) -> None:
@@ -80,6 +88,17 @@ def _run(daemon: Daemon) -> None:
     output.say(f"job types: {', '.join(sorted(capability_of(daemon.settings, daemon.registry).types))}")
     asyncio.run(_serve(daemon))
     output.say("stopped")
+
+
+@contextlib.contextmanager
+def _metrics(settings: Settings, port: int, dispatcher: Dispatcher) -> Iterator[None]:
+    try:
+        from pgqueue.metrics.endpoint import Metrics, serving
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"--metrics-port needs {error.name}: pip install 'pgqueue[metrics]'") from None
+    with serving(Metrics(settings, dispatcher.events), settings.web_host, port) as url:
+        output.say(f"metrics: {url}")
+        yield
 
 
 async def _serve(daemon: Daemon) -> None:

@@ -1,4 +1,4 @@
-"""`pgqueue up`: database, schema and dispatcher in one process."""
+"""`pgqueue up`: database, schema, dispatcher and HTTP API in one process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from pgqueue.cli import output
-from pgqueue.cli.options import SERVICE_FLAGS, load, settings_options
+from pgqueue.cli.options import SERVICE_FLAGS, WEB_FLAGS, load, settings_options
 
 
 @click.command()
-@settings_options(*SERVICE_FLAGS)
+@settings_options(*SERVICE_FLAGS, "web", *WEB_FLAGS)
 def up(**given: Any) -> None:
-    """Start database, schema and dispatcher.
+    """Start database, schema, dispatcher and HTTP API.
 
     The database is the configured one, or the embedded server; the schema is made or upgraded.
 
@@ -26,6 +26,6 @@ def up(**given: Any) -> None:
     registry = serving.load_registry(settings)
     found = serving.find_database(settings, given)
     migrate.upgrade(found.url, settings.database_schema)
-    serving.serve(settings, registry)
+    serving.serve(settings, registry, web=settings.web)
     if found.embedded:
         output.say("the embedded server goes on: `pgqueue db stop` stops it")

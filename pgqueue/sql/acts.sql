@@ -12,6 +12,9 @@ WHERE (CAST(%(state)s AS text) IS NULL OR CAST(%(state)s AS pgqueue.job_state) =
        OR coalesce(errors->-1->>'fingerprint', errors->-1->>'class', reason) = CAST(%(error)s AS text)
        OR strpos(errors->-1->>'class', CAST(%(error)s AS text)) > 0
        OR strpos(errors->-1->>'message', CAST(%(error)s AS text)) > 0)
+  AND (CAST(%(key)s AS text) IS NULL OR unique_key = CAST(%(key)s AS text) OR concurrency_key = CAST(%(key)s AS text))
+  AND (CAST(%(tag)s AS text) IS NULL OR CAST(%(tag)s AS text) = ANY(string_to_array(tags, ',')))
+  AND (CAST(%(text)s AS text) IS NULL OR strpos(CAST(payload AS text), CAST(%(text)s AS text)) > 0)
   AND (CAST(%(older_than)s AS double precision) IS NULL
        OR created_at <= clock_timestamp() - make_interval(secs => CAST(%(older_than)s AS double precision)))
   AND (CAST(%(newer_than)s AS double precision) IS NULL
@@ -30,6 +33,9 @@ WHERE CAST(%(state)s AS pgqueue.job_state) = job.state
        OR coalesce(errors->-1->>'fingerprint', errors->-1->>'class', reason) = CAST(%(error)s AS text)
        OR strpos(errors->-1->>'class', CAST(%(error)s AS text)) > 0
        OR strpos(errors->-1->>'message', CAST(%(error)s AS text)) > 0)
+  AND (CAST(%(key)s AS text) IS NULL OR unique_key = CAST(%(key)s AS text) OR concurrency_key = CAST(%(key)s AS text))
+  AND (CAST(%(tag)s AS text) IS NULL OR CAST(%(tag)s AS text) = ANY(string_to_array(tags, ',')))
+  AND (CAST(%(text)s AS text) IS NULL OR strpos(CAST(payload AS text), CAST(%(text)s AS text)) > 0)
   AND (CAST(%(older_than)s AS double precision) IS NULL
        OR finished_at <= clock_timestamp() - make_interval(secs => CAST(%(older_than)s AS double precision)))
   AND (CAST(%(newer_than)s AS double precision) IS NULL
@@ -109,6 +115,9 @@ WHERE (CAST(%(state)s AS text) IS NULL OR CAST(%(state)s AS pgqueue.job_state) =
        OR coalesce(errors->-1->>'fingerprint', errors->-1->>'class', reason) = CAST(%(error)s AS text)
        OR strpos(errors->-1->>'class', CAST(%(error)s AS text)) > 0
        OR strpos(errors->-1->>'message', CAST(%(error)s AS text)) > 0)
+  AND (CAST(%(key)s AS text) IS NULL OR unique_key = CAST(%(key)s AS text) OR concurrency_key = CAST(%(key)s AS text))
+  AND (CAST(%(tag)s AS text) IS NULL OR CAST(%(tag)s AS text) = ANY(string_to_array(tags, ',')))
+  AND (CAST(%(text)s AS text) IS NULL OR strpos(CAST(payload AS text), CAST(%(text)s AS text)) > 0)
   AND (CAST(%(older_than)s AS double precision) IS NULL OR coalesce(finished_at, created_at)
        <= clock_timestamp() - make_interval(secs => CAST(%(older_than)s AS double precision)))
   AND (CAST(%(newer_than)s AS double precision) IS NULL OR coalesce(finished_at, created_at)

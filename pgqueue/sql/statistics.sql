@@ -30,6 +30,10 @@ SELECT to_regclass('pgqueue.revisions') IS NOT NULL
 -- What the server says of a session's transactions (pgqueue's own are READ COMMITTED READ WRITE), and which it is.
 SELECT current_setting('default_transaction_isolation'), current_setting('default_transaction_read_only'), pg_backend_pid()
 
+-- name: limit_statements
+-- No statement of this session may take longer from now on.
+SELECT set_config('statement_timeout', CAST(%(milliseconds)s AS text), false)
+
 -- name: load
 -- Arrivals, run times and slots of late, from the newest jobs alone, so that a long history costs nothing.
 -- Where these do not reach back over the whole window, the arrivals count from the oldest of them on.

@@ -7,7 +7,7 @@ from datetime import date
 
 from pgqueue.job import JobState
 from pgqueue.scaling import Load
-from pgqueue.store.statement import Row, Statement, scalar
+from pgqueue.store.statement import Row, Statement, nothing, scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,11 @@ def schema_level() -> Statement[tuple[int, int] | None]:
 def session_defaults() -> Statement[tuple[str, str, int]]:
     """Default isolation and read-only setting of a new transaction, and the server process that answered."""
     return Statement("statistics.session_defaults", {}, lambda rows: (rows[0][0], rows[0][1], rows[0][2]))
+
+
+def limit_statements(seconds: float) -> Statement[None]:
+    """No statement of this session may take longer from now on."""
+    return Statement("statistics.limit_statements", {"milliseconds": str(round(seconds * 1000))}, nothing)
 
 
 PARTITION_DAYS = 14

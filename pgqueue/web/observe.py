@@ -1,0 +1,79 @@
+"""Routes that show the whole: figures, workers, leader, failures, the check-up. What the CLI prints with `--json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+
+from pgqueue.inspector import Inspector
+from pgqueue.web.access import Needs
+from pgqueue.web.models import Name, Record
+from pgqueue.web.services import Served
+from pgqueue.web.tokens import Principal, Scope
+
+router = APIRouter(prefix="/api", tags=["queue"])
+Reader = Annotated[Principal, Depends(Needs(Scope.READ))]
+PayloadReader = Annotated[Principal, Depends(Needs(Scope.PAYLOAD))]
+KEPT = 2.0  # seconds that figures over all jobs are kept
+KEPT_DOCTOR = 10.0  # seconds; its checks are not free
+
+
+@router.get("/stats", operation_id="stats")
+async def stats(services: Served, _principal: Reader) -> Record:
+    """Jobs by state, `retrying` apart; completions per second; the oldest pending job's age in seconds; the leader."""
+    name = services.settings.leader_name
+
+    def look(inspector: Inspector) -> Record:
+        counts, overview = inspector.counts(), inspector.overview()
+        lease = next((one for one in inspector.leader() if one.name == name), None)
+        return {
+            **counts,
+            "jobs_per_second": round(overview.completed_last_minute / 60, 3),
+            "oldest_pending": overview.oldest_pending,
+            "leader": lease.holder if lease is not None and lease.alive else None,
+            "epoch": lease.epoch if lease is not None else 0,
+        }
+
+    return await services.readers.kept("stats", KEPT, look)
+
+
+@router.get("/workers", operation_id="list-workers")
+async def list_workers(services: Served, _principal: Reader) -> list[Record]:
+    """Every worker that is alive or died within a day."""
+    found = await services.look(Inspector.workers)
+    return [{**dataclasses.asdict(worker), "alive": not worker.dead} for worker in found]
+
+
+@router.get("/leader", operation_id="show-leader")
+async def leader(services: Served, _principal: Reader) -> list[Record]:
+    """Every lease: who leads, since when, in which epoch."""
+    return [
+        {**dataclasses.asdict(one), **({} if one.alive else {"held_for": None, "expires_in": None, "expires_at": None})}
+        for one in await services.look(Inspector.leader)
+    ]
+
+
+@router.get("/failures", operation_id="list-failures")
+async def failures(
+    services: Served,
+    principal: PayloadReader,
+    job_type: Annotated[Name | None, Query(alias="type")] = None,
+    queue: Name | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> list[Record]:
+    """Failed jobs by the fingerprint of their last error, the most frequent first; messages are payload."""
+    services.narrow_to(principal, job_type, queue)
+    found = await services.look(lambda inspector: inspector.failures(job_type=job_type, queue=queue, limit=limit))
+    return [{**dataclasses.asdict(one), "example_id": str(one.example_id)} for one in found]
+
+
+@router.get("/doctor", operation_id="doctor")
+async def doctor(services: Served, _principal: Reader) -> list[Record]:
+    """Check the queue and its database; the worst finding first, each with its remedy."""
+
+    def look(inspector: Inspector) -> list[Any]:
+        return [dataclasses.asdict(finding) for finding in inspector.doctor()]
+
+    return await services.readers.kept("doctor", KEPT_DOCTOR, look)
