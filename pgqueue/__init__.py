@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pgqueue.fleet import Worker as Worker
     from pgqueue.inspector import Inspector as Inspector
     from pgqueue.job import Job as Job
-    from pgqueue.job import JobFilter as JobFilter
     from pgqueue.job import JobOptions as JobOptions
     from pgqueue.job import JobState as JobState
     from pgqueue.job import NewJob as NewJob
     from pgqueue.job import Priority as Priority
+    from pgqueue.job_filter import JobFilter as JobFilter
     from pgqueue.limits import Limits as Limits
     from pgqueue.outcome import Cancel as Cancel
     from pgqueue.outcome import Discard as Discard
@@ -55,7 +55,7 @@ _HOMES = {
     "JOB_TYPE_WORKSPACE_INIT": "pgqueue.payloads",
     "Job": "pgqueue.job",
     "JobContext": "pgqueue.worker",
-    "JobFilter": "pgqueue.job",
+    "JobFilter": "pgqueue.job_filter",
     "JobOptions": "pgqueue.job",
     "JobState": "pgqueue.job",
     "Limits": "pgqueue.limits",

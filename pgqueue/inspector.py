@@ -15,7 +15,8 @@ from pgqueue.config import Settings
 from pgqueue.doctor import Finding
 from pgqueue.errors import InvalidArgumentError, JobNotFoundError, NotFoundError
 from pgqueue.explain import Explanation, explain_job
-from pgqueue.job import Job, JobFilter, JobState
+from pgqueue.job import Job, JobState
+from pgqueue.job_filter import JobFilter
 from pgqueue.rules import DEFAULT_WEIGHT
 from pgqueue.scaling import Load
 from pgqueue.single_session import SingleSession

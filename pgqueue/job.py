@@ -199,45 +199,6 @@ class NewJob:
 Parents = Iterable[Job | int | NewJob]  # what another job waits for; a NewJob stands for a job of the same batch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobFilter:
-    """Which jobs a bulk act is about; every field narrows it, None leaves it open.
-
-    Args:
-        state: a state's word. None: any live one to cancel, `failed` to replay or purge.
-        type, queue, reason: exactly this one.
-        error: the fingerprint of the last error, or a part of its class or message.
-        key: exactly this unique_key or concurrency_key.
-        tag: has this tag.
-        text: a part of the payload, as JSON text.
-        older_than, newer_than: seconds (or timedelta) since the job finished or, while it is live, was made.
-
-    Raises:
-        InvalidArgumentError, InvalidNameError: a value breaks a rule.
-    """
-
-    state: str | None = None
-    type: str | None = None
-    queue: str | None = None
-    reason: str | None = None
-    error: str | None = None
-    key: str | None = None
-    tag: str | None = None
-    text: str | None = None
-    older_than: float | timedelta | None = None
-    newer_than: float | timedelta | None = None
-
-    def __post_init__(self) -> None:
-        for name, check in _FILTER_CHECKS.items():
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, check(value))
-
-    def as_params(self) -> dict[str, Any]:
-        """The fields as plain values: what SQL and the audit are given."""
-        return dataclasses.asdict(self)
-
-
 @dataclass(slots=True)
 class EncodedJob:
     """A `NewJob` that passed every check: the values as the insert sends them.
@@ -364,7 +325,9 @@ def _encode_rest(encoded: EncodedJob, new: NewJob, options: JobOptions) -> None:
         encoded.unique_scope = None
 
 
-def _one_of(name: str, allowed: tuple[str, ...]) -> Callable[[object], str]:
+def one_of(name: str, allowed: tuple[str, ...]) -> Callable[[object], str]:
+    """A check that a value of this name is one of `allowed`."""
+
     def check(value: object) -> str:
         if value in allowed:
             return str(value)
@@ -381,26 +344,14 @@ def _check_backoff(value: object) -> str:
 
 
 _REST: Mapping[str, Callable[[Any], Any]] = {
-    "unique_scope": _one_of("unique_scope", UNIQUE_SCOPES),
+    "unique_scope": one_of("unique_scope", UNIQUE_SCOPES),
     "unique_window": lambda value: validation.check_seconds(value, "unique_window"),
-    "on_conflict": _one_of("on_conflict", ON_CONFLICT),
+    "on_conflict": one_of("on_conflict", ON_CONFLICT),
     "expires_at": lambda value: validation.check_aware(value, "expires_at"),
     "backoff": _check_backoff,
     "headers": validation.check_headers,
-    "on_failure": _one_of("on_failure", ON_FAILURE),
+    "on_failure": one_of("on_failure", ON_FAILURE),
     "tags": validation.check_tags,
-}
-_FILTER_CHECKS: Mapping[str, Callable[[Any], Any]] = {
-    "state": _one_of("state", tuple(JobState)),
-    "type": lambda value: validation.check_name(value, "job type"),
-    "queue": lambda value: validation.check_name(value, "queue"),
-    "reason": _one_of("reason", tuple(Reason)),
-    "error": lambda value: validation.check_key(value, "error"),
-    "key": lambda value: validation.check_key(value, "key"),
-    "tag": validation.check_tag,
-    "text": lambda value: validation.check_key(value, "text"),
-    "older_than": lambda value: validation.check_seconds(value, "older_than"),
-    "newer_than": lambda value: validation.check_seconds(value, "newer_than"),
 }
 _NO_OPTIONS = JobOptions()
 

@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import TypeVar
 
 from pgqueue import store
-from pgqueue.job import Job, JobFilter, NewJob
+from pgqueue.job import Job, NewJob
+from pgqueue.job_filter import JobFilter
 from pgqueue.queue_base import (
     Delay,
     QueueBase,

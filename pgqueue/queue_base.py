@@ -16,7 +16,8 @@ from pgqueue import db, locate, store, validation
 from pgqueue import job as job_module
 from pgqueue.config import Settings
 from pgqueue.errors import DatabaseUnavailableError, EnqueueUncertainError, InvalidArgumentError
-from pgqueue.job import EncodedJob, Job, JobFilter, JobState, NewJob
+from pgqueue.job import EncodedJob, Job, JobState, NewJob
+from pgqueue.job_filter import JobFilter
 from pgqueue.payloads import (
     SessionInitPayload,
     WorkspaceInitPayload,

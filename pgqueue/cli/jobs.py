@@ -11,7 +11,8 @@ import click
 
 from pgqueue.cli import output
 from pgqueue.cli.options import database_options, json_option, load, settings_options
-from pgqueue.job import Job, JobFilter, JobState, Reason
+from pgqueue.job import Job, JobState, Reason
+from pgqueue.job_filter import JobFilter
 
 if TYPE_CHECKING:
     from pgqueue.queue import Queue

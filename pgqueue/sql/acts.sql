@@ -1,4 +1,4 @@
--- Acts on many jobs at once, chosen by a filter (job.JobFilter), and the audit row each leaves.
+-- Acts on many jobs at once, chosen by a filter (job_filter.JobFilter), and the audit row each leaves.
 -- A filter's NULL matches all. `error` is a fingerprint, or part of the last error's class or message.
 
 -- name: match_live

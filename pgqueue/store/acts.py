@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pgqueue.job import Job, JobFilter
+from pgqueue.job import Job
+from pgqueue.job_filter import JobFilter
 from pgqueue.store.jobs import job_of
 from pgqueue.store.statement import Bell, Row, Statement, nothing
 

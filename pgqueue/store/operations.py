@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from pgqueue.errors import ConflictError, DuplicateJobError, JobNotFoundError, QueueFullError, StaleRunError
-from pgqueue.job import EncodedJob, Job, JobFilter, JobState, Reason, hash_of
+from pgqueue.job import EncodedJob, Job, JobState, Reason, hash_of
+from pgqueue.job_filter import JobFilter
 from pgqueue.outcome import Outcome
 from pgqueue.store import acts, dependencies, dependents, jobs, unique_keys
 from pgqueue.store import enqueue as incoming

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Body, Depends, Request, Response
 from pgqueue import job as job_module
 from pgqueue import queue_base, store
 from pgqueue.errors import ConflictError
-from pgqueue.job import JobFilter, NewJob
+from pgqueue.job import NewJob
+from pgqueue.job_filter import JobFilter
 from pgqueue.store import Statement, operations
 from pgqueue.store.statement import Operation
 from pgqueue.web.access import Needs

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from pgqueue import store
-from pgqueue.job import EncodedJob, Job, JobFilter, JobState, Reason
+from pgqueue.job import EncodedJob, Job, JobState, Reason
+from pgqueue.job_filter import JobFilter
 from pgqueue.queue_base import log_enqueued, log_enqueued_many
 from pgqueue.store import operations
 from pgqueue.store.statement import Bell, Operation

@@ -16,7 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from pgqueue import job as job_module
 from pgqueue.config import Settings
 from pgqueue.inspector import Inspector
-from pgqueue.job import EncodedJob, Job, JobFilter, JobOptions, NewJob
+from pgqueue.job import EncodedJob, Job, JobOptions, NewJob
+from pgqueue.job_filter import JobFilter
 from pgqueue.registry import Registry
 from pgqueue.store.idempotency_keys import RequestKey, once
 from pgqueue.store.statement import Operation
