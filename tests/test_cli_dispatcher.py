@@ -82,7 +82,7 @@ def test_the_banner_says_version_database_and_schema_then_who_leads(dsn, tmp_pat
     assert lines[1].startswith("database: ")
     assert lines[1].endswith("(from PGQUEUE_DATABASE_URL)")
     assert lines[2] == f"schema: pgqueue, revision {db.SCHEMA_LEVEL:04}"
-    assert lines[3] == "job types: demo:delay_print, session_init, workspace_init"
+    assert lines[3] == "job types: demo:delay_print, notify:inbox, notify:log, session_init, workspace_init"
     assert (secret or SECRET) not in first.text() + second.text()
 
 
@@ -223,7 +223,13 @@ def test_an_app_may_bring_its_own_builtin_types(tmp_path, monkeypatch):
         "from pgqueue import Registry\nregistry = Registry()\nregistry.register('workspace_init', print)\n"
     )
     registry = load_registry(Settings(app="own_types:registry", workspace_root=tmp_path))
-    assert {one.type for one in registry} == {"workspace_init", "session_init", "demo:delay_print"}
+    assert {one.type for one in registry} == {
+        "workspace_init",
+        "session_init",
+        "demo:delay_print",
+        "notify:log",
+        "notify:inbox",
+    }
     workspace_init, session_init = registry.get("workspace_init"), registry.get("session_init")
     assert workspace_init.execute is print
     assert session_init.max_concurrency == 10
