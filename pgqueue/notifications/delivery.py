@@ -14,7 +14,7 @@ from pgqueue.notifications.message import message_of
 from pgqueue.registry import Registry
 
 TYPE_PREFIX = "notify:"
-DEFAULTS: dict[str, Any] = {"max_attempts": 10, "timeout": 60.0, "backoff": "exponential:5:3600"}
+DEFAULTS: dict[str, Any] = {"max_attempts": 10, "timeout": 60.0, "backoff": "exponential:5:3600", "backend": "inline"}
 
 
 class Delivery:
