@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+from support import free_port
 
 from pgqueue.jobs.mail import SmtpSettings
 
@@ -51,9 +51,7 @@ class SmtpServer:
         self._tls = self._options.pop("ssl_context", None)
         self._running: tuple[asyncio.AbstractEventLoop, threading.Thread, asyncio.Server] | None = None
         self._transports: list[asyncio.BaseTransport] = []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def start(self) -> SmtpServer:
         loop = asyncio.new_event_loop()

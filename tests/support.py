@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +15,16 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+PORTS = range(20_000, 30_000)
+"""Below what systems give to outgoing connections by themselves, so that nobody takes one by chance."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on, for a server that is told its port."""
+    while True:
+        port = random.choice(PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def eventually(condition: Callable[[], T], timeout: float = 45.0, message: str = "") -> T:

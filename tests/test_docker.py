@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from postgres_provider import DEFAULT_IMAGE, provide, unusable_engine
+from support import free_port
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -107,8 +107,7 @@ def container():
 def compose(images, tmp_path):
     """Run compose in a project of its own, which is taken down at the end."""
     name = f"pgqueuetest{secrets.token_hex(4)}"
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     data = tmp_path / "data"
     data.mkdir()
     environment = {

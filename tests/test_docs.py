@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import psycopg
 import pytest
 from document import ROOT, Reader, blocks
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from support import eventually
+from support import eventually, free_port
 
 from pgqueue import NewJob, Queue, Settings, errors
 from pgqueue.embedded import find_binaries
@@ -39,12 +38,6 @@ def url_of(dsn: str) -> str:
     return f"postgresql://{login}@/{parts['dbname']}?{query}"
 
 
-def free_port() -> int:
-    """What a document calls 8080: test runs beside each other need one each."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 @pytest.fixture
 def reader(dsn: str, tmp_path: Path) -> Iterator[Reader]:
     url = url_of(dsn)
@@ -57,7 +50,7 @@ def reader(dsn: str, tmp_path: Path) -> Iterator[Reader]:
         "PGQUEUE_DATABASE_URL": url,
         "DATABASE_URL": url.replace("postgresql://", "postgresql+psycopg://"),
         "PGQUEUE_WORKSPACE_ROOT": str(tmp_path / "work"),
-        "PGQUEUE_WEB_PORT": str(free_port()),
+        "PGQUEUE_WEB_PORT": str(free_port()),  # what a document calls 8080
         "PGQUEUE_TEST_DATABASE_URL": url,  # where the tests of docs/testing.md make their databases
     }
     made = Reader(tmp_path, environment, url)

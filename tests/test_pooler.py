@@ -7,7 +7,6 @@ import contextlib
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,7 +15,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from soak import Background, Fleet, count, say
-from support import eventually
+from support import eventually, free_port
 
 from pgqueue import NewJob, Queue
 from pgqueue.pooler import PoolerMode, probe
@@ -30,9 +29,7 @@ LIMIT = 5
 def pgbouncer(dsn, mode):
     """A PgBouncer of our own before the test's server; its DSN."""
     given = conninfo_to_dict(dsn)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     directory = Path(tempfile.mkdtemp(prefix="pgqueue-test-", dir="/tmp"))
     server = {
         "host": given["host"],

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import pytest
 from cli_tools import environment, run
 from dask_tools import overlap
 from soak import count, say
-from support import DispatcherProcess, eventually, finished
+from support import DispatcherProcess, eventually, finished, free_port
 
 from pgqueue import NewJob
 
@@ -33,8 +32,7 @@ class RayCluster:
     def __init__(self, directory: Path) -> None:
         self._logs = directory
         self._directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
