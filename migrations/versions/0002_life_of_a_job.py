@@ -6,10 +6,7 @@ Revises: 0001
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-from alembic import context, op
-
-from pgqueue import sql
+from pgqueue.revision import execute, forget, record
 
 revision = "0002"
 down_revision = "0001"
@@ -240,29 +237,9 @@ ALTER TABLE pgqueue.queues DROP COLUMN operator;
 
 def upgrade() -> None:
     execute(UPGRADE)
-    op.bulk_insert(
-        sa.table(
-            "revisions", sa.column("number", sa.Integer), sa.column("serves_code_from", sa.Integer), schema=schema()
-        ),
-        [{"number": NUMBER, "serves_code_from": SERVES_CODE_FROM}],
-    )
+    record(NUMBER, SERVES_CODE_FROM)
 
 
 def downgrade() -> None:
     execute(DOWNGRADE)
-    revisions = sa.table("revisions", sa.column("number", sa.Integer), schema=schema())
-    op.execute(revisions.delete().where(revisions.c.number == op.inline_literal(NUMBER)))
-
-
-def schema() -> str:
-    name: str = context.config.attributes["schema"]
-    return name
-
-
-def execute(script: str) -> None:
-    """Run `script` as it is, on the driver's connection: SQLAlchemy would read its per cent signs as parameters."""
-    text = sql.render(script, schema())
-    if context.is_offline_mode():
-        op.get_context().impl.static_output(text)
-    else:
-        op.get_bind().connection.driver_connection.execute(text)
+    forget(NUMBER)
