@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path
@@ -24,6 +25,36 @@ Controller = Annotated[Principal, Depends(Needs(Scope.CONTROL))]
 Admin = Annotated[Principal, Depends(Needs(Scope.ADMIN))]
 PathName = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
 KEPT = 1.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Types or queues: how each is looked up and changed."""
+
+    column: str
+    rules: type[TypeRules | QueueRules]
+    rows: Callable[[Inspector], list[Record]]
+    allowed: Callable[[Principal], frozenset[str] | None]
+    configure: Callable[..., Statement[None]]
+    pause: Callable[..., Statement[None]]
+
+
+TYPE = _Kind(
+    "type",
+    TypeRules,
+    Inspector.types,
+    lambda principal: principal.types,
+    store.configuration.configure_type,
+    store.configuration.pause_type,
+)
+QUEUE = _Kind(
+    "queue",
+    QueueRules,
+    Inspector.queues,
+    lambda principal: principal.queues,
+    store.configuration.configure_queue,
+    store.configuration.pause_queue,
+)
 
 
 def own(names: frozenset[str] | None, name: str) -> None:
@@ -55,11 +86,7 @@ async def list_types(services: Served, principal: Reader) -> list[Record]:
 @router.patch("/types/{name:path}/rules", tags=["types"], operation_id="set-type-rules")
 async def set_type_rules(name: PathName, body: RulesBody, services: Served, principal: Admin) -> Record:
     """Set an operator's rules of a type; they beat the code's, from now on."""
-    own(principal.types, name)
-    rules, reset = checked(TypeRules, body)
-    bell = services.queue.bell
-    await _write(services, store.configuration.configure_type(name, rules, reset, principal.name, bell))
-    return await _type(services, name)
+    return await _set_rules(TYPE, services, principal, name, body)
 
 
 @router.post("/types/{name:path}/pause", tags=["types"], operation_id="pause-type")
@@ -67,28 +94,14 @@ async def pause_type(
     name: PathName, services: Served, principal: Controller, body: Annotated[PauseBody | None, Body()] = None
 ) -> Record:
     """Dispatch nothing of the type; what runs goes on."""
-    own(principal.types, name)
     seconds = body.seconds if body is not None else None
-    await _write(
-        services,
-        store.configuration.pause_type(
-            name, paused=True, seconds=seconds, actor=principal.name, bell=services.queue.bell
-        ),
-    )
-    return await _type(services, name)
+    return await _set_paused(TYPE, services, principal, name, paused=True, seconds=seconds)
 
 
 @router.post("/types/{name:path}/resume", tags=["types"], operation_id="resume-type")
 async def resume_type(name: PathName, services: Served, principal: Controller) -> Record:
     """Dispatch the type again."""
-    own(principal.types, name)
-    await _write(
-        services,
-        store.configuration.pause_type(
-            name, paused=False, seconds=None, actor=principal.name, bell=services.queue.bell
-        ),
-    )
-    return await _type(services, name)
+    return await _set_paused(TYPE, services, principal, name, paused=False)
 
 
 @router.get("/limits", tags=["limits"], operation_id="list-limits")
@@ -120,11 +133,7 @@ async def list_queues(services: Served, principal: Reader) -> list[Record]:
 @router.patch("/queues/{name:path}/rules", tags=["queues"], operation_id="set-queue-rules")
 async def set_queue_rules(name: PathName, body: RulesBody, services: Served, principal: Admin) -> Record:
     """Set an operator's rules of a queue; they beat the code's, from now on."""
-    own(principal.queues, name)
-    rules, reset = checked(QueueRules, body)
-    bell = services.queue.bell
-    await _write(services, store.configuration.configure_queue(name, rules, reset, principal.name, bell))
-    return await _queue(services, name)
+    return await _set_rules(QUEUE, services, principal, name, body)
 
 
 @router.post("/queues/{name:path}/pause", tags=["queues"], operation_id="pause-queue")
@@ -132,41 +141,34 @@ async def pause_queue(
     name: PathName, services: Served, principal: Controller, body: Annotated[PauseBody | None, Body()] = None
 ) -> Record:
     """Dispatch nothing from the queue; what runs goes on."""
-    own(principal.queues, name)
     seconds = body.seconds if body is not None else None
-    await _write(
-        services,
-        store.configuration.pause_queue(
-            name, paused=True, seconds=seconds, actor=principal.name, bell=services.queue.bell
-        ),
-    )
-    return await _queue(services, name)
+    return await _set_paused(QUEUE, services, principal, name, paused=True, seconds=seconds)
 
 
 @router.post("/queues/{name:path}/resume", tags=["queues"], operation_id="resume-queue")
 async def resume_queue(name: PathName, services: Served, principal: Controller) -> Record:
     """Dispatch from the queue again."""
-    own(principal.queues, name)
-    await _write(
-        services,
-        store.configuration.pause_queue(
-            name, paused=False, seconds=None, actor=principal.name, bell=services.queue.bell
-        ),
-    )
-    return await _queue(services, name)
+    return await _set_paused(QUEUE, services, principal, name, paused=False)
 
 
-async def _write(services: Services, statement: Statement[None]) -> None:
-    """The statement, which writes its own audit row."""
+async def _set_rules(kind: _Kind, services: Services, principal: Principal, name: str, body: RulesBody) -> Record:
+    own(kind.allowed(principal), name)
+    rules, reset = checked(kind.rules, body)
+    return await _write(kind, services, name, kind.configure(name, rules, reset, principal.name, services.queue.bell))
+
+
+async def _set_paused(
+    kind: _Kind, services: Services, principal: Principal, name: str, *, paused: bool, seconds: float | None = None
+) -> Record:
+    own(kind.allowed(principal), name)
+    pause = kind.pause(name, paused=paused, seconds=seconds, actor=principal.name, bell=services.queue.bell)
+    return await _write(kind, services, name, pause)
+
+
+async def _write(kind: _Kind, services: Services, name: str, statement: Statement[None]) -> Record:
+    """The statement, which writes its own audit row; what holds then."""
     await services.queue.act(lambda: operations.one(statement))
-
-
-async def _type(services: Services, name: str) -> Record:
-    return next(row for row in await services.look(Inspector.types) if row["type"] == name)
-
-
-async def _queue(services: Services, name: str) -> Record:
-    return next(row for row in await services.look(Inspector.queues) if row["queue"] == name)
+    return next(row for row in await services.look(kind.rows) if row[kind.column] == name)
 
 
 def _limit(row: Record) -> Record:
