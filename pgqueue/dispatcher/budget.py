@@ -45,7 +45,6 @@ class Budget:
         self._backend_room = backend_room
         self._left: dict[BucketKey, float] = {}
         self._rates: dict[BucketKey, RateLimit] = {}
-        self._taken: dict[BucketKey, int] = {}
         self._counters: dict[Lane, list[BucketKey]] = {}
         self.wait: float | None = None
 

@@ -119,8 +119,10 @@ class Reaper(Service):
                 gone = await db.arun(connection, store.workers.unknown_or_dead(known), self._schema) if known else {}
                 stale = store.jobs.stale_of_workers(list(gone), BATCH)
                 jobs = await db.arun(connection, stale, self._schema) if gone else []
-                left = [job for job in jobs if job.worker_id is not None and gone[job.worker_id]]
-                lost = [job for job in jobs if job not in left]
+                left: list[Job] = []
+                lost: list[Job] = []
+                for job in jobs:
+                    (left if job.worker_id is not None and gone[job.worker_id] else lost).append(job)
                 outcomes = await self._decide(connection, lost, JobLostError("the worker died or lost its lease"))
                 outcomes += await self._decide(connection, left, JobReleasedError())
             self._decided(outcomes)
