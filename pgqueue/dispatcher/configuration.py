@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pgqueue import db, store
 from pgqueue.clock import clock
@@ -18,7 +17,6 @@ from pgqueue.limits import Limits
 from pgqueue.outcome import Policy
 from pgqueue.registry import Registry
 from pgqueue.rules import DEFAULT_WEIGHT, QueueRules, TypeRules
-from pgqueue.store import Statement
 from pgqueue.store.configuration import Config, QueueConfig, TypeConfig
 
 logger = logging.getLogger(__name__)
@@ -75,15 +73,13 @@ class Configuration:
     async def refresh(self, connection: db.AsyncConnection) -> bool:
         """Read types and queues again; True if anything changed."""
         schema = self._settings.database_schema
-        reads: list[Statement[Any]] = [
-            store.configuration.read_types(),
-            store.configuration.read_queues(),
-            store.configuration.notified_types(),
-        ]
-        types, queues, self.notified = await db.arun_together(connection, reads, schema)
+        types, queues = await db.arun_together(
+            connection, [store.configuration.read_types(), store.configuration.read_queues()], schema
+        )
         before = self._types, self._queues
         self._types = {item.name: item for item in types}
         self._queues = {item.name: item for item in queues}
+        self.notified = [item.name for item in types if item.notified]
         now = clock()
         self._resumes = {
             (kind, item.name): now + item.resumes_in

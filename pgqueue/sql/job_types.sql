@@ -16,15 +16,12 @@ FROM unnest(%(names)s::text[], %(notifications)s::text[]) AS item(type, notifica
 ORDER BY item.type
 ON CONFLICT (type) DO UPDATE SET notification = excluded.notification
 
--- name: notified_types
--- The types whose ends people are told of.
-SELECT type FROM pgqueue.job_types WHERE notification IS NOT NULL ORDER BY type
-
 -- name: read_types
--- Both rules of every type, who set the operator's, and whether it is paused, with the seconds left.
+-- Both rules of every type, who set the operator's, whether it is paused, with the seconds left, and whether people are
+-- told of its jobs' ends.
 SELECT type, CAST(declared AS text), declared_at, CAST(operator AS text), operator_changed_at, operator_changed_by,
        paused AND coalesce(resume_at > clock_timestamp(), true), resume_at, paused_by,
-       CAST(extract(epoch FROM resume_at - clock_timestamp()) AS double precision)
+       CAST(extract(epoch FROM resume_at - clock_timestamp()) AS double precision), notification IS NOT NULL
 FROM pgqueue.job_types ORDER BY type
 
 -- name: configure_type

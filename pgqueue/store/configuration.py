@@ -41,7 +41,9 @@ class Config:
 
 @dataclass(frozen=True)
 class TypeConfig(Config):
-    """One job type."""
+    """One job type; `notified`: people are told of its jobs' ends."""
+
+    notified: bool = False
 
     @cached_property
     def rules(self) -> TypeRules:
@@ -83,11 +85,6 @@ def declare_notifications(configs: Mapping[str, dict[str, Any] | None]) -> State
         "notifications": [None if config is None else json.dumps(config) for config in configs.values()],
     }
     return Statement("job_types.declare_notifications", params, nothing)
-
-
-def notified_types() -> Statement[list[str]]:
-    """The types whose ends people are told of."""
-    return Statement("job_types.notified_types", {}, lambda rows: [row[0] for row in rows])
 
 
 def _declared(rules: Mapping[str, TypeRules] | Mapping[str, QueueRules]) -> dict[str, Any]:
