@@ -9,6 +9,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import psycopg
+import pytest
 from support import eventually, finished
 
 from pgqueue import Backoff, NewJob, Registry, store
@@ -228,16 +229,17 @@ def test_an_operator_s_rule_holds_from_now_on_and_is_marked(queue, dsn, started)
         assert row["operator"] == {"max_per_key": 1}
 
 
-def test_in_a_queue_that_ages_an_old_job_overtakes_younger_more_urgent_ones(queue, sql, started):
+@pytest.mark.parametrize(("limit", "slots"), [(1, 10), (None, 1)])
+def test_in_a_queue_that_ages_an_old_job_overtakes_younger_more_urgent_ones(queue, sql, started, limit, slots):
     registry, watched = Registry(), Watched(0)
-    registry.register("t", watched, max_concurrency=1)
+    registry.register("t", watched, max_concurrency=limit)
     registry.queue("aged", ageing=10.0)
     queue.enqueue_many([NewJob("t", {"n": "urgent"}, queue="aged", priority=0) for _ in range(20)])
     old = queue.enqueue("t", {"n": "old"}, queue="aged", priority=5)
     young = queue.enqueue("t", {"n": "young"}, queue="aged", priority=5)
     sql("UPDATE pgqueue.jobs SET run_at = run_at - interval '51 seconds' WHERE id = %s", old.id)
     sql("UPDATE pgqueue.jobs SET run_at = run_at - interval '45 seconds' WHERE id = %s", young.id)
-    started(registry)
+    started(registry, concurrency=slots)
     all_done(queue, 22)
     order = [n for _, n in watched.order]
     assert (order[0], order[-1]) == ("old", "young")

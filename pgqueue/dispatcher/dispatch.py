@@ -22,10 +22,11 @@ from pgqueue.clock import clock
 from pgqueue.dispatcher.bell import Doorbell
 from pgqueue.dispatcher.budget import Budget
 from pgqueue.dispatcher.configuration import Configuration
+from pgqueue.dispatcher.key_scan import KeyScan
 from pgqueue.dispatcher.lanes import Lanes
 from pgqueue.dispatcher.leader import Term, Trouble
 from pgqueue.dispatcher.placement import Placement
-from pgqueue.dispatcher.rates import Buckets
+from pgqueue.dispatcher.rates import Buckets, unused
 from pgqueue.dispatcher.running import Running, RunningSet
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions
@@ -37,7 +38,7 @@ from pgqueue.events import EventBus, JobsDispatched
 from pgqueue.job import Job
 from pgqueue.rules import RateLimit
 from pgqueue.store import Statement
-from pgqueue.store.jobs import Lane, LaneHead, LaneQuota, Promoted
+from pgqueue.store.jobs import Lane, LaneQuota, Promoted
 from pgqueue.store.rate_buckets import BucketKey
 from pgqueue.store.statement import Bell
 
@@ -49,9 +50,10 @@ SCAN_AT_LEAST = 0.02  # seconds between full scans while busy
 SCAN_SHARE = 20  # times what the last scan took
 STALE_GRACE = 2.0  # seconds the executor has to report a time-out itself
 CLAIM_PATIENCE = 2.0  # seconds a cancelled claim is waited for
-KEY_LANES = 2_000
-"""How many keys of one queue and type are looked at in one scan; where there are more, the next scan goes on there.
-Full keys cannot fill it: there are no more of them than jobs are running."""
+LINGER = 0.05
+"""Seconds. After a dispatch that filled a lane to its limit and left work in it, room is waited for so long, looking at
+the rest as often as while busy, before the doorbell: where jobs are quick, it comes sooner than a sleep is entered."""
+LINGER_AGAIN = 0.5  # seconds until the next, after one in vain
 
 
 class Dispatch(Service):
@@ -106,11 +108,12 @@ class Dispatch(Service):
         self._on_due = on_due
         self._on_trouble = on_trouble
         self._full = False
+        self._linger_until = self._next_linger = 0.0
         self._uncertain = False
         self._buckets = buckets
         self._lanes = Lanes(configuration.per_key, configuration.ages)
         self._share = Share()
-        self._after: dict[tuple[str, str], str] = {}
+        self._key_scan = KeyScan(schema)
         self._token_wait: float | None = None
         self._rules_version = 0
         self._doubt_buckets = False
@@ -140,6 +143,8 @@ class Dispatch(Service):
         self._full = not self._placement.any_free()
         if self._full:
             await self._doze(self._poll_interval)
+        elif await self._lingered():
+            return 0.0
         elif not self._scanned_empty:
             await self._scan()
         elif self._sessions.pooled:
@@ -202,6 +207,16 @@ class Dispatch(Service):
         rules = self._configuration
         return rules.serves(lane.queue) and rules.active(lane.type) and self._placement.able(lane)
 
+    async def _lingered(self) -> bool:
+        """True, after a wait, while it is too early for a sleep: a lane that was just filled may have room soon."""
+        now = clock()
+        if now >= self._linger_until:
+            if self._linger_until:
+                self._linger_until, self._next_linger = 0.0, now + LINGER_AGAIN
+            return False
+        await self._doze(max(0.0, min(self._linger_until, self._next_scan) - now))
+        return True
+
     def _any_room(self) -> bool:
         budget = Budget(self._configuration, self._running, self._buckets, self._placement.room)
         return any(budget.room(lane) > 0 for lane in self._lanes.stands)
@@ -246,7 +261,7 @@ class Dispatch(Service):
         }
         if split:
             known = [head for head in known if not (head.lane.keyed and (head.lane.queue, head.lane.type) in split)]
-            of_keys = await self._scan_keys(connection, sorted(split))
+            of_keys = await self._key_scan.heads(connection, sorted(split), ageing)
             known += [head for head in of_keys if self._open(head.lane)]
         self._lanes.reset(known if version == self._rules_version else ())
         self._scanned_empty = version == self._rules_version
@@ -255,21 +270,6 @@ class Dispatch(Service):
         took = clock() - started
         if version == self._rules_version:
             self._next_scan = clock() + min(self._poll_interval, max(SCAN_AT_LEAST, SCAN_SHARE * took))
-
-    async def _scan_keys(self, connection: db.AsyncConnection, split: list[tuple[str, str]]) -> list[LaneHead]:
-        """The keys that have work, from where the last scan ended, then from the first on."""
-        ageing = self._configuration.ageing
-        wanted = [(*pair, self._after.get(pair, ""), pair[0] in ageing) for pair in split]
-        heads = await db.arun(connection, store.jobs.key_lanes(wanted, KEY_LANES), self._schema)
-        counts = Counter((head.lane.queue, head.lane.type) for head in heads)
-        again = [(queue, job_type, "", aged) for queue, job_type, after, aged in wanted
-                 if after and counts[queue, job_type] < KEY_LANES]  # fmt: skip
-        last = {(head.lane.queue, head.lane.type): head.lane.key or "" for head in heads}
-        self._after = {pair: last[pair] for pair in split if counts[pair] >= KEY_LANES}
-        if again:
-            more = await db.arun(connection, store.jobs.key_lanes(again, KEY_LANES), self._schema)
-            heads += more
-        return heads
 
     async def _find_slots(self) -> bool:
         """Before a sleep: are there slots on remote workers that nobody told of?"""
@@ -346,11 +346,16 @@ class Dispatch(Service):
                 await self._drop_connection()
                 raise
             if left:
-                self._buckets.spent(left[0], self._unused(tokens, jobs))
+                self._buckets.spent(left[0], unused(tokens, jobs))
             if jobs:
                 self._hand_over(jobs)
         self._trying_since = None
         self._lanes.dispatched(quotas, jobs)
+        now, left_some = clock(), [quota.lane for quota in quotas if quota.lane in self._lanes.stands]
+        if left_some and now >= self._next_linger:
+            self._linger_until = now + LINGER
+        if any(lane.level is not None for lane in left_some):
+            self._next_scan = 0.0  # how long the next one of an ageing lane has waited decides whose turn it is
         self._scanned_empty = self._scanned_empty and not jobs
         return bool(jobs)
 
@@ -370,15 +375,6 @@ class Dispatch(Service):
         if logger.isEnabledFor(logging.DEBUG):
             for job in jobs:
                 logger.debug("job %d: pending -> processing (attempt %d)", job.id, job.attempt)
-
-    def _unused(self, tokens: dict[BucketKey, tuple[int, RateLimit]], jobs: list[Job]) -> dict[BucketKey, float]:
-        """Of the tokens that were taken, those that no job used."""
-        used: Counter[BucketKey] = Counter()
-        for job in jobs:
-            used["type", job.type, ""] += 1
-            used["queue", job.queue, ""] += 1
-            used["key", job.type, job.concurrency_key or ""] += 1
-        return {bucket: float(number - used[bucket]) for bucket, (number, _) in tokens.items()}
 
     def _try(self) -> None:
         """A scan or a claim begins: until one ends with nothing left to claim, or claimed, nothing gets done."""

@@ -7,9 +7,11 @@ back with the next one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from pgqueue.clock import clock
+from pgqueue.job import Job
 from pgqueue.rules import RateLimit
 from pgqueue.store.rate_buckets import BucketKey, Spend
 
@@ -66,3 +68,13 @@ class Buckets:
             for bucket in self._tokens
             if bucket not in rates or self.available(bucket, rates[bucket]) >= rates[bucket].count
         ]
+
+
+def unused(tokens: Mapping[BucketKey, tuple[int, RateLimit]], jobs: Iterable[Job]) -> dict[BucketKey, float]:
+    """Of the tokens that a dispatch took, those that none of its jobs used."""
+    used: Counter[BucketKey] = Counter()
+    for job in jobs:
+        used["type", job.type, ""] += 1
+        used["queue", job.queue, ""] += 1
+        used["key", job.type, job.concurrency_key or ""] += 1
+    return {bucket: float(number - used[bucket]) for bucket, (number, _) in tokens.items()}
