@@ -60,7 +60,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def _database(template: str) -> Iterator[str]:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     name = f"test_{worker}_{os.getpid()}_{next(_number)}"
-    yield databases.create_database(_state["url"], name, template)
+    yield databases.create_database(_state["url"], name, template, copy_files=True)
     databases.drop_database(_state["url"], name)
 
 
