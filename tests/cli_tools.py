@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **variables}
 
 
-def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run `python -m pgqueue` in a process of its own."""
+def run(*arguments: object, inside: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `python -m pgqueue` in a process of its own, `inside` of something."""
     options.setdefault("env", environment())
-    command = [sys.executable, "-m", "pgqueue", *map(str, arguments)]
+    command = [*inside, sys.executable, "-m", "pgqueue", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 

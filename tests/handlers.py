@@ -84,6 +84,14 @@ async def sleep(job: Job, context: Any) -> None:
         await asyncio.sleep(job.payload["seconds"])
 
 
+@registry.executor("hold")
+async def hold(job: Job, context: Any) -> None:
+    """Until a file is there."""
+    with recorded(job):
+        while not Path(job.payload["until"]).exists():
+            await asyncio.sleep(0.01)
+
+
 @registry.executor("block")
 async def block(job: Job, context: Any) -> None:
     """Block the handlers' loop, as a handler should not: for some seconds, or until a file is there."""

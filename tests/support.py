@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,10 +50,17 @@ def finished(queue, job, timeout=60.0):
 
 
 class DispatcherProcess:
-    """A real `pgqueue dispatcher` process (or another `command`); its log goes to a file."""
+    """A real `pgqueue dispatcher` process (or another `command`), `inside` of something; its log goes to a file."""
 
     def __init__(
-        self, dsn: str, log: Path, *, app: str | None = None, command: str = "dispatcher", **settings: object
+        self,
+        dsn: str,
+        log: Path,
+        *,
+        app: str | None = None,
+        command: str = "dispatcher",
+        inside: Sequence[str] = (),
+        **settings: object,
     ) -> None:
         environment = {
             **os.environ,
@@ -65,7 +72,7 @@ class DispatcherProcess:
         self.command = command
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pgqueue", command, *(["--app", app] if app else [])],
+                [*inside, sys.executable, "-m", "pgqueue", command, *(["--app", app] if app else [])],
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -1,4 +1,8 @@
-"""`backend="ray"`, on two nodes of this machine; skipped where Ray, which is large, is not installed."""
+"""`backend="ray"`, on two nodes in a network namespace of their own; skipped where there is no such thing, or no Ray.
+
+Ray binds the machine's own address whatever it is told, so all of it runs where there is a loopback and nothing else.
+The database is reached by its socket, which is a file.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ import psutil
 import pytest
 from cli_tools import environment, run
 from dask_tools import overlap
+from network_tools import Namespace, made_or_skipped
+from psycopg.conninfo import conninfo_to_dict
 from soak import count, say
 from support import DispatcherProcess, eventually, finished, free_port
 
@@ -29,8 +35,9 @@ PROGRAM = str(Path(sys.executable).with_name("ray"))
 class RayCluster:
     """A head without CPUs, and nodes of two; all processes are gone at the end."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, inside: list[str]) -> None:
         self._logs = directory
+        self._inside = inside
         self._directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         self.address = f"127.0.0.1:{free_port()}"
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -62,7 +69,7 @@ class RayCluster:
         said = self._logs / f"ray-{len(self.processes)}.log"
         with said.open("wb") as log:
             process = subprocess.Popen(
-                [PROGRAM, "start", "--block", "--node-ip-address", "127.0.0.1", *arguments],
+                [*self._inside, PROGRAM, "start", "--block", "--node-ip-address", "127.0.0.1", *arguments],
                 env=environment(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0"),
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -76,8 +83,18 @@ class RayCluster:
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    made = RayCluster(tmp_path)
+def inside(dsn):
+    """What a command begins with that can address nothing but this machine's own processes."""
+    if not conninfo_to_dict(dsn)["host"].startswith("/"):
+        pytest.skip("the database has no socket, and nothing else can be reached from a network namespace")
+    namespace = made_or_skipped(Namespace)
+    yield namespace.inside
+    namespace.close()
+
+
+@pytest.fixture
+def cluster(tmp_path, inside):
+    made = RayCluster(tmp_path, inside)
     try:
         made.start()
         made.grow()
@@ -95,7 +112,7 @@ def stopped(record, begun):
 
 @pytest.mark.soak
 @pytest.mark.timeout(400)
-def test_jobs_run_on_nodes_that_die_and_stop_when_told(queue, cluster, dsn, tmp_path, monkeypatch):
+def test_jobs_run_on_nodes_that_die_and_stop_when_told(queue, cluster, inside, dsn, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     path, free = tmp_path / "record", tmp_path / "free"
 
@@ -103,7 +120,7 @@ def test_jobs_run_on_nodes_that_die_and_stop_when_told(queue, cluster, dsn, tmp_
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     dispatcher = DispatcherProcess(
-        dsn, tmp_path / "log", app="engine_handlers:registry", backend="ray", ray_address=cluster.address
+        dsn, tmp_path / "log", app="engine_handlers:registry", inside=inside, backend="ray", ray_address=cluster.address
     )
     try:
         eventually(lambda: "leader (epoch" in dispatcher.text(), 120)
@@ -151,8 +168,9 @@ def test_jobs_run_on_nodes_that_die_and_stop_when_told(queue, cluster, dsn, tmp_
         dispatcher.kill()
 
 
-def test_a_cluster_that_is_away_at_the_start_is_one_line_and_an_exit_code(dsn):
-    ended = run("dispatcher", "--backend", "ray", "--address", "127.0.0.1:9", env=environment(PGQUEUE_DATABASE_URL=dsn))
+def test_a_cluster_that_is_away_at_the_start_is_one_line_and_an_exit_code(dsn, inside):
+    away = ("--backend", "ray", "--address", "127.0.0.1:9")
+    ended = run("dispatcher", *away, inside=inside, env=environment(PGQUEUE_DATABASE_URL=dsn))
     assert ended.returncode == 3, ended.stderr
     assert "Ray cluster 127.0.0.1:9 cannot be reached" in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr

@@ -22,6 +22,11 @@ LEASE_STATEMENT_TIMEOUT = 2_000  # milliseconds; a renewal that takes longer has
 LOCK_TIMEOUT = 500  # milliseconds a lease statement waits for the row
 DDL_LOCK_TIMEOUT = 100  # milliseconds; DDL that waits longer would hold up completions behind it
 DISPATCH_STATEMENT_TIMEOUT = 30_000  # milliseconds
+# The server's side of `db.KEEPALIVES`: a process that is out of reach in the middle of a transaction would keep its
+# rows locked for as long as the server takes it for alive, which is hours where nobody set anything.
+SERVER_KEEPALIVES = tuple(
+    f"{name if name.startswith('tcp_') else f'tcp_{name}'} = {value}" for name, value in db.KEEPALIVES.items()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ class Sessions:
         try:
             with db.translated():
                 # A disabled plan type counts as a cost of ten milliards, which alone would start the JIT compiler.
-                for setting in ("jit = off", *settings):
+                for setting in ("jit = off", *SERVER_KEEPALIVES, *settings):
                     await connection.execute(f"SET {setting}".encode())
         except BaseException:  # cancellation too: nobody else has it yet
             await connection.close()

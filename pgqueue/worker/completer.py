@@ -140,19 +140,20 @@ class Completer:
             late = {id(ended) for ended in locked}
             batch = [ended for ended in batch if id(ended) not in late]
             missing = [ended for ended in missing if id(ended) not in late]
-        stale = 0
+        stale: set[int] = set()
         for outcome, _ in missing:
             if outcome.elsewhere:  # that transaction was committed, whatever the handler did afterwards
                 outcome.state, outcome.reason = JobState.COMPLETED, None
             else:
-                stale += 1
-        self.stale_count += stale
+                stale.add(outcome.id)
+        self.stale_count += len(stale)
         self.done_count += len(batch)
         self._on_done([(outcome.id, outcome.attempt) for outcome, _ in batch])
-        self._events.emit(JobsFinished(Counter(outcome.counted for outcome, _ in batch), stale))
+        self._events.emit(JobsFinished(Counter(outcome.counted for outcome, _ in batch), len(stale)))
         if logger.isEnabledFor(logging.DEBUG):
             for outcome, _ in batch:
-                logger.debug("job %d: processing -> %s", outcome.id, outcome.state.value)
+                late = ", too late: nothing changed" if outcome.id in stale else ""
+                logger.debug("job %d: processing -> %s%s", outcome.id, outcome.state.value, late)
 
     def _again(self, locked: Sequence[Ended]) -> None:
         self._locked -= len(locked)
