@@ -152,8 +152,8 @@ class Completer:
         self._events.emit(JobsFinished(Counter(outcome.counted for outcome, _ in batch), len(stale)))
         if logger.isEnabledFor(logging.DEBUG):
             for outcome, _ in batch:
-                late = ", too late: nothing changed" if outcome.id in stale else ""
-                logger.debug("job %d: processing -> %s%s", outcome.id, outcome.state.value, late)
+                remark = ", too late: nothing changed" if outcome.id in stale else ""
+                logger.debug("job %d: processing -> %s%s", outcome.id, outcome.state.value, remark)
 
     def _again(self, locked: Sequence[Ended]) -> None:
         self._locked -= len(locked)
