@@ -50,21 +50,20 @@ def server(**options: str) -> Iterator[EmbeddedServer]:
 
 
 @contextlib.contextmanager
-def dispatcher(url: str, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A dispatcher process that leads."""
-    with _process(url, settings) as process:
+def dispatcher(url: str, *words: str, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A dispatcher process that leads; `words` are dispatcher.py's."""
+    with _process(url, settings, *words) as process:
         wait_until(url, "SELECT holder_id IS NOT NULL FROM pgqueue.leader")
         yield process
 
 
 @contextlib.contextmanager
-def workers(url: str, number: int, **settings: object) -> Iterator[None]:
+def workers(url: str, number: int, **settings: object) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Worker processes that do not lead, registered."""
     with contextlib.ExitStack() as stack:
-        for _ in range(number):
-            stack.enter_context(_process(url, settings, "worker"))
+        made = [stack.enter_context(_process(url, settings, "worker")) for _ in range(number)]
         wait_until(url, f"SELECT count(*) = {number} FROM pgqueue.workers WHERE remote")
-        yield
+        yield made
 
 
 @contextlib.contextmanager

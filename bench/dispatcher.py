@@ -1,6 +1,6 @@
 """The dispatcher under measurement: `noop` does nothing, `stamp` says when it started. Ends cleanly on SIGTERM.
 
-With the word `worker`: a worker that does not lead.
+With the word `worker`: a worker that does not lead. With `types=N`: it knows `noop:0` … `noop:N-1` too.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ async def block(_job: Job, context: Any) -> None:
 
 async def run() -> None:
     """Run until SIGTERM."""
+    for word in sys.argv[1:]:
+        for number in range(int(word.partition("types=")[2] or 0)):
+            registry.register(f"noop:{number}", noop)
     daemon = Worker(Settings(), registry) if "worker" in sys.argv[1:] else Dispatcher(Settings(), registry)
     running = asyncio.create_task(daemon.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)

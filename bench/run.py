@@ -12,7 +12,7 @@ import common
 
 from pgqueue.embedded import find_binaries
 
-NAMES = ("idle", "latency", "enqueue", "drain", "limits", "fleet", "doorbell")
+NAMES = ("idle", "latency", "enqueue", "drain", "limits", "fleet", "doorbell", "scale")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Why is this job not running? One answer from live data, the first that applies. Pure: yields statements, no I/O.
 
 The order is the leader's own: have its parents ended, is it its time, does anybody lead, is it paused, can anybody
-execute it, which limit or rate is used up, are there free slots, who comes first.
+execute it, which limit or rate is used up, has its backend a place, are there free slots, who comes first.
 """
 
 from __future__ import annotations
@@ -90,6 +90,12 @@ def _explain_pending(job: Job) -> Operation[Explanation]:
     empty = yield from _rate(job, of_type, of_queue)
     if empty is not None:
         return empty
+    backings = yield explain.backings(job)
+    if backings and all(one.full for one in backings):
+        names = " and ".join(sorted({one.name for one in backings}))
+        taken, places = sum(one.running for one in backings), sum(one.places for one in backings)
+        text = f"backend {names}, which runs type {job.type}, has no free place: {taken} of {places} taken"
+        return _say(job, "backend_full", text, backend=names, places=places)
     if workers.processing >= workers.slots:
         text = f"all worker slots are busy: {workers.processing} of {workers.slots}"
         return _say(job, "no_slot", text, slots=workers.slots)

@@ -174,6 +174,7 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         sa.Column("heartbeat_interval", pg.DOUBLE_PRECISION, nullable=False, server_default="1"),
         sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.text("false")),
         sa.Column("left_at", _UTC),
+        sa.Column("backends", pg.JSONB),
     )  # fmt: skip
     sa.Table(
         "job_types", metadata,

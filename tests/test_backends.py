@@ -11,6 +11,7 @@ import engine_handlers as handlers
 import pytest
 from executor_tools import dispatched
 from support import eventually, finished
+from test_fleet_faults import working
 
 from pgqueue import ExecutionBackend, NewJob, Registry
 from pgqueue.errors import BackendUnavailableError, ConfigurationError
@@ -162,3 +163,45 @@ def test_what_a_handler_says_before_it_ends_travels_with_its_answer(isolation):
     context = JobContext(job, uuid4(), report=said.append)
     assert backend.value(remote_task.run(text), job, context) == "pgqueue"
     assert [(one.percent, one.message) for one in said] == [(50, "half")]
+
+
+def test_a_worker_is_given_no_more_than_its_cluster_has_places_for_and_explain_says_so(dsn, queue, started, sql):
+    """By the places, not by `concurrency`; and none is given back for want of one."""
+    slow = Slow()
+    registry = Registry()
+    registry.register("slow", answer, backend=slow)
+    registry.register("quick", answer)
+    started(Registry(), execute=False)
+    with working(dsn, registry, concurrency=10):
+        jobs = queue.enqueue_many([NewJob("slow") for _ in range(8)])
+        eventually(lambda: len(slow.begun) == 2)
+        assert finished(queue, queue.enqueue("quick")).state == "completed", "what runs on the worker is not held up"
+        assert (len(slow.begun), queue.counts()["processing"]) == (2, 2)
+        last = queue.explain(jobs[-1].id)
+        assert last.code == "backend_full"
+        assert "backend slow, which runs type slow, has no free place: 2 of 2 taken" in last.text
+        assert last.details == {"backend": "slow", "places": 2}
+        slow.places = 4
+        eventually(lambda: len(slow.begun) == 4)
+        slow.places = 0
+        eventually(lambda: "4 of 0 taken" in queue.explain(jobs[-1].id).text)
+        slow.places = 6
+        eventually(lambda: len(slow.begun) == 6)
+        slow.free.set()
+        eventually(lambda: queue.counts()["completed"] == len(jobs) + 1)
+    assert sql("SELECT max(attempt), max(released) FROM pgqueue.finished_jobs") == [(1, 0)]
+
+
+def test_a_full_cluster_of_the_leader_s_own_leaves_its_jobs_to_a_worker_without_one(dsn, queue, started, sql):
+    slow, registry, other = Slow(), Registry(), Registry()
+    registry.register("slow", answer, backend=slow)
+    other.register("slow", answer, backend="inline")
+    started(registry, concurrency=10)
+    with working(dsn, other, concurrency=1):
+        eventually(lambda: len(sql("SELECT 1 FROM pgqueue.workers WHERE remote")) == 1)
+        jobs = queue.enqueue_many([NewJob("slow") for _ in range(12)])
+        eventually(lambda: queue.counts()["completed"] == len(jobs) - 2)
+        assert len(slow.begun) == 2
+        slow.free.set()
+        eventually(lambda: queue.counts()["completed"] == len(jobs))
+    assert sql("SELECT max(attempt), max(released) FROM pgqueue.finished_jobs") == [(1, 0)]

@@ -13,6 +13,7 @@ import support
 from cli_tools import environment, run
 from dask_tools import DaskCluster, overlap
 from soak import count, say
+from test_fleet_faults import working
 
 from pgqueue import Dispatcher, NewJob, Registry, Settings
 from pgqueue.errors import ConfigurationError
@@ -210,6 +211,28 @@ def test_capacity_follows_the_cluster_as_it_grows_and_shrinks(queue, cluster, st
     (tmp_path / "free").touch()
     eventually(lambda: queue.counts()["completed"] == 21)
     eventually(lambda: room(dispatcher, "hold") == threads - THREADS)
+
+
+def test_a_worker_that_does_not_lead_is_given_what_the_cluster_has_places_for(
+    dsn, queue, cluster, started, record, tmp_path, sql
+):
+    registry = Registry()
+    registry.register("hold", handlers.stubborn)
+    started(Registry(), execute=False)
+    with working(dsn, registry, backend="dask", dask_scheduler=cluster.address, concurrency=20):
+        payload = {"record": record.path, "until": str(tmp_path / "free")}
+        jobs = queue.enqueue_many([NewJob("hold", payload) for _ in range(12)])
+        threads = NODES * THREADS
+        eventually(lambda: len(record("start")) == threads)
+        assert queue.counts()["processing"] == threads
+        assert f"backend dask, which runs type hold, has no free place: {threads} of {threads}" in (
+            queue.explain(jobs[-1].id).text
+        )
+        cluster.grow()
+        eventually(lambda: len(record("start")) == threads + THREADS)
+        (tmp_path / "free").touch()
+        eventually(lambda: queue.counts()["completed"] == len(jobs))
+    assert sql("SELECT max(released) FROM pgqueue.finished_jobs") == [(0,)], "none was given back"
 
 
 def test_the_nodes_of_a_scheduler_that_dies_are_lost_and_one_that_comes_back_is_used_again(

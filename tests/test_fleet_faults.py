@@ -109,7 +109,8 @@ def test_dispatchers_and_workers_fail_at_random_and_every_promise_holds(dsn, tmp
             passed.extend(row for row in rows.fetchall() if row[1] > limits[row[0]])
 
         def enqueue():
-            batch = [NewJob(random.choice(types), {"seconds": 0.02}, max_attempts=100) for _ in range(rate // 10)]
+            due = int(rate * (time.monotonic() - began)) - len(ids)
+            batch = [NewJob(random.choice(types), {"seconds": 0.02}, max_attempts=100) for _ in range(due)]
             ids.extend(job.id for job in queue.enqueue_many(batch))
 
         for _ in range(count(1, 2)):
@@ -121,10 +122,11 @@ def test_dispatchers_and_workers_fail_at_random_and_every_promise_holds(dsn, tmp
         eventually(lambda: remote(fleet) == count(2, 4), 60)
         chaos = Chaos(fleet, seed)
         with Background(sample, 0.02):
+            began = time.monotonic()
             with Background(enqueue, 0.1), Background(chaos.step, 1.0):
                 threading.Event().wait(seconds)
             chaos.end()
-            fleet.drained(120)
+            fleet.drained(240)
         lost, double, again = fleet.verdict(ids)
         burned = fleet.sql("SELECT count(*) FROM pgqueue.finished_jobs WHERE attempt - released - losses <> 1")[0][0]
         overlaps = [name for name, most in fleet.overlaps().items() if most > limits[name]]
@@ -146,7 +148,7 @@ def test_dispatchers_and_workers_fail_at_random_and_every_promise_holds(dsn, tmp
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_killed_worker_s_jobs_run_elsewhere_and_a_frozen_one_s_late_completions_change_nothing(dsn, tmp_path):
-    kills = count(2, 20)
+    kills = count(2, 40)  # and freezes, in turns
     waits, late = [], 0
     with MixedFleet(dsn, tmp_path, concurrency=5, **SOON) as fleet, Queue(dsn) as queue:
         fleet.begin(execute="false")

@@ -65,7 +65,7 @@ class Placement:
     def room(self, job_type: str) -> tuple[str, int] | None:
         """Of a type that a backend of this process runs, which, and its places; None: no such limit.
 
-        Where others execute too it limits nothing: they have backends of their own.
+        Where others execute too it limits nothing: they have backends of their own, which `Slots` counts.
         """
         return self.own.room(job_type) if self.own is not None and self.alone else None
 
@@ -101,10 +101,15 @@ class Placement:
         places = []
         if self.own is not None and (own_id := self.own.worker_id) is not None:
             free, concurrency = self.own.free(), self.own.concurrency
-            places.append(_Place(own_id, self.own.open_capability(), concurrency, free, concurrency - free))
+            rooms = self.own.rooms()
+            places.append(_Place(own_id, self.own.capability, concurrency, free, concurrency - free, rooms))
         for worker in self._remote.values():
-            running = self._running.of_worker(worker.id)
-            places.append(_Place(worker.id, worker.capability, worker.concurrency, self._free(worker, now), running))
+            running, free = self._running.of_worker(worker.id), self._free(worker, now)
+            rooms = [
+                (one.places - self._running.of_worker_and_types(worker.id, one.types), one.types)
+                for one in worker.backings
+            ]
+            places.append(_Place(worker.id, worker.capability, worker.concurrency, free, running, rooms))
         return Slots(places, budget)
 
     def channels(self, workers: set[UUID]) -> dict[UUID, str]:
@@ -125,13 +130,14 @@ class Placement:
 
 @dataclass(slots=True)
 class _Place:
-    """One worker in one dispatch."""
+    """One worker in one dispatch; `rooms`: how many more each of its backends has a place for, of which types."""
 
     worker_id: UUID
     capability: Capability
     concurrency: int
     free: int
     running: int
+    rooms: Sequence[tuple[int, frozenset[str]]] = ()
 
     @property
     def load(self) -> float:
@@ -141,11 +147,35 @@ class _Place:
 
 @dataclass(slots=True)
 class _Group:
-    """Workers that can take the same: how many slots they have, and themselves, the least loaded first."""
+    """Workers that can take the same: how many slots they have, and themselves, the least loaded first.
+
+    One with backends that have a number of places is alone in its group: `rooms` are theirs.
+    """
 
     capability: Capability
     free: int = 0
     heap: list[tuple[float, int, _Place]] = field(default_factory=list)
+    rooms: list[tuple[int, frozenset[str]]] = field(default_factory=list)
+
+    def room(self, job_type: str) -> int:
+        """How many more jobs of this type they have a place for."""
+        if not self.rooms:
+            return self.free
+        return max(0, min([self.free, *(room for room, types in self.rooms if job_type in types)]))
+
+    def take(self, job_type: str) -> UUID:
+        """One job of this type: who gets it."""
+        self.free -= 1
+        if self.rooms:
+            self.rooms = [(room - (job_type in types), types) for room, types in self.rooms]
+        _, order, place = self.heap[0]
+        place.free -= 1
+        place.running += 1
+        if place.free:
+            heapq.heapreplace(self.heap, (place.load, order, place))
+        else:
+            heapq.heappop(self.heap)
+        return place.worker_id
 
 
 class Slots:
@@ -158,13 +188,15 @@ class Slots:
 
     def __init__(self, places: Sequence[_Place], budget: Room) -> None:
         self._budget = budget
-        self._groups: dict[Capability, _Group] = {}
+        self._groups: dict[tuple[Capability, UUID | None], _Group] = {}
         self._able: dict[Lane, list[_Group]] = {}
         self.given: dict[Lane, list[UUID]] = {}
         for number, place in enumerate(places):
             if place.free > 0:
-                group = self._groups.setdefault(place.capability, _Group(place.capability))
+                alone = place.worker_id if place.rooms else None
+                group = self._groups.setdefault((place.capability, alone), _Group(place.capability))
                 group.free += place.free
+                group.rooms += place.rooms
                 heapq.heappush(group.heap, (place.load, number, place))
         self.free = sum(group.free for group in self._groups.values())
 
@@ -176,23 +208,15 @@ class Slots:
             # Of workers equally loaded the one that can least else: the others may be needed.
             groups.sort(key=lambda group: len(group.capability.tags))
             self._able[lane] = groups
-        return min(self._budget.room(lane), sum(group.free for group in groups))
+        return min(self._budget.room(lane), sum(group.room(lane.type) for group in groups))
 
     def take(self, lane: Lane, number: int = 1) -> None:
         """The lane gives this many."""
         self._budget.take(lane, number)
         given = self.given.setdefault(lane, [])
         for _ in range(number):
-            group = min((group for group in self._able[lane] if group.free), key=lambda group: group.heap[0][0])
-            _, order, place = group.heap[0]
-            place.free -= 1
-            place.running += 1
-            group.free -= 1
-            given.append(place.worker_id)
-            if place.free:
-                heapq.heapreplace(group.heap, (place.load, order, place))
-            else:
-                heapq.heappop(group.heap)
+            open_ones = (group for group in self._able[lane] if group.room(lane.type))
+            given.append(min(open_ones, key=lambda group: group.heap[0][0]).take(lane.type))
 
 
 def fits(capability: Capability, lane: Lane) -> bool:

@@ -84,6 +84,10 @@ class RunningSet:
         """How many this worker has."""
         return len(self._by_worker.get(worker_id, ()))
 
+    def of_worker_and_types(self, worker_id: UUID, types: frozenset[str]) -> int:
+        """How many of these types this worker has; it takes the longer the more it has."""
+        return sum(self._runs[run].type in types for run in self._by_worker.get(worker_id, ()))
+
     def runs(self) -> list[Run]:
         """All of them."""
         return list(self._runs)

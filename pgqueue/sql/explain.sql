@@ -18,6 +18,18 @@ SELECT count(*), count(*) FILTER (WHERE CAST(%(type)s AS text) = ANY(types)),
        coalesce(sum(concurrency), 0), (SELECT count(*) FROM pgqueue.jobs WHERE state = 'processing')
 FROM pgqueue.workers WHERE NOT dead AND NOT draining AND expires_at > clock_timestamp()
 
+-- name: backings
+-- The live workers that could take the job, each with the backend there that runs its type and has a number of places,
+-- if one does: its name, its places, and how many of them are taken.
+SELECT backend.name, backend.places,
+       (SELECT count(*) FROM pgqueue.jobs
+        WHERE state = 'processing' AND worker_id = worker.id AND type = ANY(backend.types))
+FROM pgqueue.workers AS worker
+LEFT JOIN LATERAL jsonb_to_recordset(worker.backends) AS backend(name text, places integer, types text[])
+       ON CAST(%(type)s AS text) = ANY(backend.types)
+WHERE NOT dead AND NOT draining AND expires_at > clock_timestamp() AND CAST(%(type)s AS text) = ANY(worker.types)
+  AND (queues IS NULL OR CAST(%(queue)s AS text) = ANY(queues)) AND tags @> CAST(%(tags)s AS text[])
+
 -- name: running
 -- How many run of the type, the queue and the key, and the oldest ten of each.
 SELECT count(*) FILTER (WHERE type = CAST(%(type)s AS text)),

@@ -4,9 +4,9 @@
 -- A new start, alive for one lease. A remote worker tells the leader.
 WITH made AS (
   INSERT INTO pgqueue.workers (id, host, pid, version, concurrency, types, queues, tags, leader, remote, channel,
-                               heartbeat_interval, started_at, heartbeat_at, expires_at)
+                               heartbeat_interval, backends, started_at, heartbeat_at, expires_at)
   VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(concurrency)s, %(types)s, %(queues)s, %(tags)s, %(leader)s,
-          %(remote)s, %(channel)s, %(interval)s, clock_timestamp(), clock_timestamp(),
+          %(remote)s, %(channel)s, %(interval)s, CAST(%(backends)s AS jsonb), clock_timestamp(), clock_timestamp(),
           clock_timestamp() + make_interval(secs => %(lease)s))
   RETURNING remote
 )
@@ -18,6 +18,11 @@ UPDATE pgqueue.workers
 SET heartbeat_at = clock_timestamp(), expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
 WHERE id = %(id)s AND NOT dead AND expires_at > clock_timestamp()
 RETURNING draining
+
+-- name: report_backends
+-- A cluster has grown, shrunk or gone. Told to the leader.
+UPDATE pgqueue.workers SET backends = CAST(%(backends)s AS jsonb) WHERE id = %(id)s AND NOT dead
+RETURNING CAST(pg_notify(%(control_channel)s, 'workers') AS text)
 
 -- name: drain
 -- No new jobs for this worker: it leaves when it has none. Told to the leader, and to the worker if it listens.
@@ -39,7 +44,7 @@ SELECT CAST(pg_notify(%(control_channel)s, 'workers') AS text) FROM gone
 
 -- name: live
 -- The remote workers that may be given jobs: alive, heard of lately, not draining.
-SELECT id, concurrency, types, queues, tags, channel FROM pgqueue.workers
+SELECT id, concurrency, types, queues, tags, channel, backends FROM pgqueue.workers
 WHERE remote AND NOT dead AND NOT draining AND leader = %(leader)s AND expires_at > clock_timestamp()
   AND heartbeat_at > clock_timestamp() - make_interval(secs => 2.5 * heartbeat_interval)
 ORDER BY id

@@ -35,6 +35,20 @@ class Workers:
 
 
 @dataclass(frozen=True, slots=True)
+class BackingInUse:
+    """On one worker that could take the job: the backend that runs its type; None: only the worker's slots count."""
+
+    name: str | None
+    places: int | None
+    running: int
+
+    @property
+    def full(self) -> bool:
+        """True if it has no free place."""
+        return self.places is not None and self.running >= self.places
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """How many jobs of the type, the queue and the key run, and the first ten ids of each."""
 
@@ -73,6 +87,12 @@ def workers(job: Job) -> Statement[Workers]:
     """Who could execute the job."""
     params = {"type": job.type, "queue": job.queue, "tags": job.tags}
     return Statement("explain.workers", params, lambda rows: Workers(*rows[0]))
+
+
+def backings(job: Job) -> Statement[list[BackingInUse]]:
+    """What would run the job on each worker that could take it."""
+    params = {"type": job.type, "queue": job.queue, "tags": job.tags}
+    return Statement("explain.backings", params, lambda rows: [BackingInUse(*row) for row in rows])
 
 
 def running(job: Job) -> Statement[Running]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,13 +42,26 @@ class Capability:
 
 
 @dataclass(frozen=True, slots=True)
+class Backing:
+    """What runs some of a worker's types, and how many of them at once."""
+
+    name: str
+    places: int
+    types: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class LiveWorker:
-    """A worker that may be given jobs; `channel` None: it cannot be woken, it looks at each heartbeat."""
+    """A worker that may be given jobs; `channel` None: it cannot be woken, it looks at each heartbeat.
+
+    `backings` are those of its backends that have fewer places than the worker may have slots.
+    """
 
     id: UUID
     concurrency: int
     capability: Capability
     channel: str | None
+    backings: tuple[Backing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +81,7 @@ class Registration:
     channel: str | None = None
 
 
-def register(worker_id: UUID, registration: Registration) -> Statement[None]:
+def register(worker_id: UUID, registration: Registration, backings: Sequence[Backing] = ()) -> Statement[None]:
     """A new worker's row, alive for its lease; the leader is told of a remote one."""
     capability = registration.capability
     params = {
@@ -85,6 +99,7 @@ def register(worker_id: UUID, registration: Registration) -> Statement[None]:
         "interval": registration.interval,
         "lease": registration.lease,
         "control_channel": registration.control_channel,
+        "backends": _backings_text(backings),
     }
     return Statement("workers.register", params, nothing)
 
@@ -92,6 +107,17 @@ def register(worker_id: UUID, registration: Registration) -> Statement[None]:
 def beat(worker_id: UUID, lease: float) -> Statement[bool | None]:
     """Live `lease` seconds more; whether it is to drain, None: the leader holds this worker for dead."""
     return Statement("workers.beat", {"id": worker_id, "lease": lease}, scalar)
+
+
+def report_backings(worker_id: UUID, backings: Sequence[Backing], control_channel: str) -> Statement[None]:
+    """What the worker's backends have places for now; the leader is told."""
+    params = {"id": worker_id, "backends": _backings_text(backings), "control_channel": control_channel}
+    return Statement("workers.report_backends", params, nothing)
+
+
+def _backings_text(backings: Sequence[Backing]) -> str | None:
+    said = [{"name": one.name, "places": one.places, "types": sorted(one.types)} for one in backings]
+    return json.dumps(said) if said else None
 
 
 def drain(worker_id: UUID, control_channel: str) -> Statement[bool]:
@@ -117,6 +143,7 @@ def live(leader: str) -> Statement[list[LiveWorker]]:
                 row[1],
                 Capability(frozenset(row[2]), None if row[3] is None else frozenset(row[3]), frozenset(row[4])),
                 row[5],
+                tuple(Backing(one["name"], one["places"], frozenset(one["types"])) for one in row[6] or ()),
             )
             for row in rows
         ]

@@ -126,6 +126,7 @@ class BaseWorker:
             on_lost=self._lost,
             on_registered=self._registered,
             on_draining=self._told_to_drain,
+            backings=self._pool.backends.backings,
         )
 
     @property

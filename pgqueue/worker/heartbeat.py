@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID, uuid4
 
 from pgqueue import db, store
 from pgqueue.clock import clock
 from pgqueue.errors import PgQueueError
-from pgqueue.store.workers import Registration
+from pgqueue.store.workers import Backing, Registration
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Heartbeat:
         on_lost: called in this thread when the worker is lost, with the id that is no longer valid.
         on_registered: called in this thread when a row was made.
         on_draining: called in this thread at each beat that finds the row told to drain.
+        backings: asked at each beat; the row says what it said last.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Heartbeat:
         on_lost: Callable[[UUID], None],
         on_registered: Callable[[UUID], None],
         on_draining: Callable[[], None] = lambda: None,
+        backings: Callable[[], Sequence[Backing]] = tuple,
     ) -> None:
         self._url = url
         self._schema = schema
@@ -56,6 +58,8 @@ class Heartbeat:
         self._on_lost = on_lost
         self._on_registered = on_registered
         self._on_draining = on_draining
+        self._backings = backings
+        self._said: Sequence[Backing] = ()
         self._stop = threading.Event()
         self._connection: db.Connection | None = None
         self._deadline = 0.0
@@ -100,14 +104,23 @@ class Heartbeat:
                 self._deadline = started + self._lease * LEASE_MARGIN
                 if draining:
                     self._on_draining()
+                self._report(self._connection, self.worker_id)
                 return
             self._lose("the leader holds it for dead")
         started = clock()  # the beat before may have hung for a lease
-        worker_id = uuid4()
-        db.run(self._connection, store.workers.register(worker_id, self._registration), self._schema)
+        worker_id, self._said = uuid4(), self._backings()
+        db.run(self._connection, store.workers.register(worker_id, self._registration, self._said), self._schema)
         self._deadline = started + self._lease * LEASE_MARGIN
         self.worker_id = worker_id
         self._on_registered(worker_id)
+
+    def _report(self, connection: db.Connection, worker_id: UUID) -> None:
+        """Say what the backends have places for, where that has changed."""
+        backings = self._backings()
+        if backings != self._said:
+            channel = self._registration.control_channel
+            db.run(connection, store.workers.report_backings(worker_id, backings, channel), self._schema)
+            self._said = backings
 
     def _socket_options(self) -> dict[str, int]:
         """A dead peer must be noticed while there is lease left to stop the jobs in."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +14,6 @@ from pgqueue.config import Settings
 from pgqueue.errors import PgQueueError
 from pgqueue.job import Job
 from pgqueue.registry import Registry
-from pgqueue.store.workers import Capability
 from pgqueue.worker.base import BaseWorker
 from pgqueue.worker.executor import Ended
 
@@ -62,10 +60,9 @@ class LocalWorker(BaseWorker):
         """The backend that runs this type, and how many more it has a place for; None: as many as are `free`."""
         return self._pool.backends.room(job_type)
 
-    def open_capability(self) -> Capability:
-        """What this worker can take now: its types without those whose backend is full."""
-        full = {name for name in self.capability.types if (room := self.room(name)) is not None and room[1] <= 0}
-        return replace(self.capability, types=self.capability.types - full) if full else self.capability
+    def rooms(self) -> list[tuple[int, frozenset[str]]]:
+        """Of each backend that has a number of places: how many are left, and the types it runs."""
+        return self._pool.backends.rooms()
 
     def accept(self, jobs: Sequence[Job], worker_id: UUID) -> None:
         """Execute `jobs`, which were dispatched to `worker_id`."""

@@ -12,6 +12,7 @@ from pgqueue.config import Settings
 from pgqueue.job import Job
 from pgqueue.registry import Registration, Registry
 from pgqueue.resources import references
+from pgqueue.store.workers import Backing
 from pgqueue.worker.backends.backend import ExecutionBackend, run_on
 from pgqueue.worker.backends.process import ProcessBackend
 
@@ -82,6 +83,28 @@ class Backends:
             return None
         running = self._accepted_by[backend] - self._ended_by[backend]
         return f"{backend.name} {id(backend)}", capacity - running
+
+    def rooms(self) -> list[tuple[int, frozenset[str]]]:
+        """Of each backend that has a number of places: how many are left, and the types it runs."""
+        return [
+            (capacity - self._accepted_by[backend] + self._ended_by[backend], types)
+            for backend, capacity, types in self._limited()
+        ]
+
+    def backings(self) -> tuple[Backing, ...]:
+        """Those that have a number of places, and the types each runs; from any thread."""
+        return tuple(Backing(backend.name, max(0, places), types) for backend, places, types in self._limited())
+
+    def _limited(self) -> list[tuple[ExecutionBackend, int, frozenset[str]]]:
+        types: dict[ExecutionBackend, set[str]] = {}
+        for job_type, backend in self._by_type.copy().items():
+            if backend is not None:
+                types.setdefault(backend, set()).add(job_type)
+        return [
+            (backend, capacity, frozenset(names))
+            for backend, names in types.items()
+            if (capacity := backend.capacity()) is not None
+        ]
 
     async def open(self, on_capacity: Callable[[], None]) -> None:
         """Open what the types need.
