@@ -128,7 +128,7 @@ class Settings(BaseSettings):
         86_400.0, ge=1, le=validation.MAX_SECONDS, description="how long the answer to an Idempotency-Key is kept"
     )
     metrics_port: int | None = Field(
-        None, ge=0, le=65_535, description="a dispatcher's port for Prometheus, on web_host"
+        None, ge=0, le=65_535, description="a dispatcher's or worker's port for metrics and probes, on web_host"
     )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(

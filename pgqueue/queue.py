@@ -65,7 +65,6 @@ class Queue(JobActs):
 
     def __init__(self, database_url: str | None = None, **options: Any) -> None:
         super().__init__(database_url, **options)
-        self._pool: Any = None
         self._waits: Waits | None = None
         self.schedules = Schedules(self, self._run)
         self._opening = threading.Lock()

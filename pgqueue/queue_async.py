@@ -62,7 +62,6 @@ class AsyncQueue(AsyncJobActs):
 
     def __init__(self, database_url: str | None = None, **options: Any) -> None:
         super().__init__(database_url, **options)
-        self._pool: Any = None
         self._waits: AsyncWaits | None = None
         self.schedules = AsyncSchedules(self, self._run)
         self._opening = asyncio.Lock()

@@ -70,7 +70,12 @@ FLAGS: dict[str, tuple[str, str, str, str | None]] = {
         "127.0.0.1",
     ),
     "web_port": ("--port", "N", "Its port; 0: any that is free.", "8080"),
-    "metrics_port": ("--metrics-port", "N", "Serve Prometheus's metrics of this process here.", None),
+    "metrics_port": (
+        "--metrics-port",
+        "N",
+        "Serve this process's /metrics (Prometheus), /healthz and /readyz.",
+        None,
+    ),
     "log_level": ("--log-level", "LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL.", "INFO"),
 }
 DATABASE_FLAGS = ("database_url", "database_schema")
@@ -78,7 +83,7 @@ WEB_FLAGS = ("web_host", "web_port")
 SUPERVISOR_FLAGS = frozenset({"processes", "max_jobs", "max_memory"})
 SERVICE_FLAGS = tuple(field for field in FLAGS if field not in {*SUPERVISOR_FLAGS, "web", *WEB_FLAGS})
 LEADER_FLAGS = frozenset({"execute", "strict_types", "job_poll_interval", "leader_lease_duration"})
-WORKER_FLAGS = tuple(field for field in FLAGS if field not in {*LEADER_FLAGS, "web", *WEB_FLAGS, "metrics_port"})
+WORKER_FLAGS = tuple(field for field in FLAGS if field not in {*LEADER_FLAGS, "web", *WEB_FLAGS})
 
 
 class SettingOption(click.Option):

@@ -371,7 +371,8 @@ class Dispatch(Service):
             self._worker.accept(own, own[0].worker_id)
             size = sum(len(job.payload) for job in own) / len(own)
             self._batch = max(1, min(MAX_BATCH, int(MAX_BATCH_BYTES / max(size, 1))))
-        self._events.emit(JobsDispatched(Counter(job.type for job in jobs)))
+        if self._events.heard:
+            self._events.emit(JobsDispatched(Counter(job.type for job in jobs), jobs))
         if logger.isEnabledFor(logging.DEBUG):
             for job in jobs:
                 logger.debug("job %d: pending -> processing (attempt %d)", job.id, job.attempt)

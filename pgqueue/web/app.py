@@ -65,7 +65,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.metrics = Metrics(settings, events)
+        app.state.metrics = Metrics(settings, events, pool=queue.pool_use)
         watch.start()
         try:
             yield

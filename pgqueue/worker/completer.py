@@ -140,16 +140,19 @@ class Completer:
             late = {id(ended) for ended in locked}
             batch = [ended for ended in batch if id(ended) not in late]
             missing = [ended for ended in missing if id(ended) not in late]
-        stale = 0
+        stale: set[int] = set()
         for outcome, _ in missing:
             if outcome.elsewhere:  # that transaction was committed, whatever the handler did afterwards
                 outcome.state, outcome.reason = JobState.COMPLETED, None
             else:
-                stale += 1
-        self.stale_count += stale
+                stale.add(outcome.id)
+        self.stale_count += len(stale)
         self.done_count += len(batch)
         self._on_done([(outcome.id, outcome.attempt) for outcome, _ in batch])
-        self._events.emit(JobsFinished(Counter(outcome.counted for outcome, _ in batch), stale))
+        if self._events.heard:
+            counts = Counter(outcome.counted for outcome, _ in batch)
+            fresh = [outcome for outcome, _ in batch if outcome.id not in stale]
+            self._events.emit(JobsFinished(counts, len(stale), fresh))
         if logger.isEnabledFor(logging.DEBUG):
             for outcome, _ in batch:
                 logger.debug("job %d: processing -> %s", outcome.id, outcome.state.value)
@@ -249,4 +252,6 @@ def _without_data(outcome: Outcome, error: Exception) -> Outcome:
         Reason.ERROR,
         error=entry,
         max_attempts=outcome.max_attempts,
+        type=outcome.type,
+        seconds=outcome.seconds,
     )

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.errors import InvalidPayloadError, UnknownJobTypeError
 from pgqueue.job import Job, JobState, Reason
@@ -50,10 +51,11 @@ Ended = tuple[Outcome, UUID]
 class Run:
     """One job being executed."""
 
-    __slots__ = ("context", "ended", "started", "stopping", "task", "threads", "timer")
+    __slots__ = ("began", "context", "ended", "started", "stopping", "task", "threads", "timer")
 
-    def __init__(self, context: JobContext) -> None:
+    def __init__(self, context: JobContext, began: float) -> None:
         self.context = context
+        self.began = began
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.stopping: BaseException | None = None
@@ -125,9 +127,10 @@ class ExecutorPool:
     def execute(self, jobs: Sequence[Job], worker_id: UUID) -> None:
         """Start `jobs`; each ends in one outcome, whatever its handler does."""
         self._idle.clear()
+        now = clock()
         for job in jobs:
             context = JobContext(job, worker_id, self.resources, schema=self._schema, report=self._on_progress)
-            run = Run(context)
+            run = Run(context, now)
             self._runs[job.id, job.attempt] = run
             run.task = self._loop.create_task(self._execute(run))
             if worker_id in self._lost:
@@ -252,7 +255,9 @@ class ExecutorPool:
                 JobState.FAILED,
                 Reason.ERROR,
                 error={"class": type(error).__name__, "message": "could not be described", "attempt": job.attempt},
+                type=job.type,
             )
+        outcome.seconds = clock() - run.began
         outcome.elsewhere = run.context.completed_in
         run.context.end()
         if run.threads:
