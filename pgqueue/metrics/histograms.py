@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 
 class BatchHistogram(Collector):
@@ -26,9 +25,9 @@ class BatchHistogram(Collector):
     def __init__(
         self, name: str, text: str, label: str, buckets: Sequence[float], *, registry: CollectorRegistry
     ) -> None:
-        self._name, self._text, self._label = name, text, label
+        self._name, self._text, self._labelnames = name, text, (label,)
         self._buckets = tuple(buckets)
-        self._bounds = [*(floatToGoString(bound) for bound in buckets), "+Inf"]
+        self._bounds = [*(str(float(bound)) for bound in buckets), "+Inf"]
         self._counts: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -46,11 +45,11 @@ class BatchHistogram(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """The name alone."""
-        return [HistogramMetricFamily(self._name, self._text, labels=[self._label])]
+        return [HistogramMetricFamily(self._name, self._text, labels=self._labelnames)]
 
     def collect(self) -> Iterator[Metric]:
         """Its buckets, each with those below it."""
-        family = HistogramMetricFamily(self._name, self._text, labels=[self._label])
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labelnames)
         with self._lock:
             for value, counts in self._counts.items():
                 below, buckets = 0, []
