@@ -134,6 +134,7 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="least severe log line"
     )
+    log_format: Literal["text", "json"] = Field("text", description="log lines as text (key=value) or json")
 
     def __init__(self, **values: Any) -> None:
         try:

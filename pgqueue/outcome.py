@@ -126,7 +126,7 @@ class Outcome:
     job's released count rises; `error` is None or one entry for the job's `errors`; `lost`: the run was lost with
     its worker, or its process died; `elsewhere`: the handler completed the job in a transaction of its own, and what is
     said here counts only if that one was rolled back; `type` is the job's, `seconds` what the run took, None: it never
-    ran, or nobody knows.
+    ran, or nobody knows; `span` is the run's where it is traced.
     """
 
     id: int
@@ -142,6 +142,7 @@ class Outcome:
     elsewhere: bool = False
     type: str = ""
     seconds: float | None = None
+    span: Any = None
 
     @property
     def counted(self) -> tuple[str, str | None]:

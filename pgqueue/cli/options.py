@@ -77,6 +77,7 @@ FLAGS: dict[str, tuple[str, str, str, str | None]] = {
         None,
     ),
     "log_level": ("--log-level", "LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL.", "INFO"),
+    "log_format": ("--log-format", "FORMAT", "Log lines as text (key=value) or json.", "text"),
 }
 DATABASE_FLAGS = ("database_url", "database_schema")
 WEB_FLAGS = ("web_host", "web_port")
@@ -131,11 +132,14 @@ def load(given: Given, *, service: bool = False) -> Settings:
     Raises:
         ConfigurationError: a value is wrong.
     """
-    from pgqueue.cli import logs
+    from pgqueue import logs
     from pgqueue.config import Settings
 
     settings = Settings(**{field: value for field, value in given.items() if value is not None})
-    logs.configure(settings.log_level if service or "log_level" in settings.model_fields_set else "WARNING")
+    level = settings.log_level if service or "log_level" in settings.model_fields_set else "WARNING"
+    logs.configure(level, settings.log_format)
+    if service:
+        logs.take_in_structlog()
     return settings
 
 

@@ -16,18 +16,10 @@ from typing import Any, TextIO
 from uuid import UUID
 
 from pgqueue.clock import duration
+from pgqueue.logs import printable
 
 WIDTH = 60
 """How many characters of a payload, an error or a name a table shows."""
-
-
-def printable(text: str) -> str:
-    """`text` with everything that is not printable (control, bidirectional, surrogate) as a backslash escape."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
 
 
 def shorten(text: str, width: int = WIDTH) -> str:

@@ -19,10 +19,12 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from pgqueue import tracing
 from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.errors import InvalidPayloadError, UnknownJobTypeError
 from pgqueue.job import Job, JobState, Reason
+from pgqueue.logs import RUN
 from pgqueue.middleware import Handler, compose, plain
 from pgqueue.outcome import (
     DEFAULT_POLICY,
@@ -51,7 +53,7 @@ Ended = tuple[Outcome, UUID]
 class Run:
     """One job being executed."""
 
-    __slots__ = ("began", "context", "ended", "started", "stopping", "task", "threads", "timer")
+    __slots__ = ("began", "context", "ended", "span", "started", "stopping", "task", "threads", "timer")
 
     def __init__(self, context: JobContext, began: float) -> None:
         self.context = context
@@ -62,6 +64,7 @@ class Run:
         self.started = False
         self.threads = 0  # that it is in: more than one only where middleware gave up on one and called again
         self.ended = False
+        self.span: Any = None  # where it is traced
 
 
 class ExecutorPool:
@@ -127,10 +130,12 @@ class ExecutorPool:
     def execute(self, jobs: Sequence[Job], worker_id: UUID) -> None:
         """Start `jobs`; each ends in one outcome, whatever its handler does."""
         self._idle.clear()
-        now = clock()
+        now, traced = clock(), tracing.active()
         for job in jobs:
             context = JobContext(job, worker_id, self.resources, schema=self._schema, report=self._on_progress)
             run = Run(context, now)
+            if traced:
+                run.span = tracing.executing(job)
             self._runs[job.id, job.attempt] = run
             run.task = self._loop.create_task(self._execute(run))
             if worker_id in self._lost:
@@ -179,6 +184,9 @@ class ExecutorPool:
         result: Any
         try:
             run.started = True
+            RUN.set(run.context)  # a task's context is its own
+            if run.span is not None:
+                tracing.enter(run.span)
             if run.stopping is not None:
                 raise run.stopping
             registration = self._registry.get(job.type)
@@ -227,7 +235,7 @@ class ExecutorPool:
         run = self._runs[job.id, job.attempt]
         run.threads += 1
         call = functools.partial(_caught, execute, job, context)
-        if with_variables:
+        if with_variables or run.span is not None:
             call = functools.partial(contextvars.copy_context().run, call)
         result = await self._loop.run_in_executor(self._threads, call)
         run.threads -= 1
@@ -258,6 +266,8 @@ class ExecutorPool:
                 type=job.type,
             )
         outcome.seconds = clock() - run.began
+        if run.span is not None:
+            tracing.executed(run.span, outcome)
         outcome.elsewhere = run.context.completed_in
         run.context.end()
         if run.threads:
@@ -333,10 +343,13 @@ class _Raised:
 
 
 def _caught(execute: Handler, job: Job, context: JobContext) -> Any:
+    token = RUN.set(context)
     try:
         return execute(job, context)
     except BaseException as error:  # noqa: BLE001 - as in _execute
         return _Raised(error)
+    finally:
+        RUN.reset(token)
 
 
 def _decode(payload: Any) -> dict[str, Any]:
