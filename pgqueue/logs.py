@@ -53,6 +53,15 @@ def configure(level: int | str, form: Format = "text") -> None:
     logging.getLogger("pgqueue").setLevel(level)
 
 
+def talk_line(message: str, level: str = "info") -> str:
+    """What a command says to people, `message`, as a line of a log of JSON."""
+    import json
+    from datetime import UTC, datetime
+
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"timestamp": time, "level": level, "logger": "pgqueue.cli", "event": message})
+
+
 def take_in_structlog() -> None:
     """Have structlog's own loggers, where handlers use them unconfigured, end in these lines too."""
     import structlog

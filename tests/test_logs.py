@@ -70,9 +70,8 @@ def test_what_handlers_log_carries_their_run_and_no_payload(dsn, tmp_path, queue
     finally:
         process.kill()
     text = process.text()
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    started = [line["event"] for line in lines]
-    assert "leader (epoch 1)" in started
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert {"leader (epoch 1)", "stopped"} <= {line["event"] for line in lines}, "talk is JSON too"
     for name, job in jobs.items():
         said = [line for line in lines if line["event"] == f"hello from {MARKS[name]}"]
         assert len(said) == 3, "by context.logger, by logging, by structlog"

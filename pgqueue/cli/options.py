@@ -137,7 +137,7 @@ def load(given: Given, *, service: bool = False) -> Settings:
 
     settings = Settings(**{field: value for field, value in given.items() if value is not None})
     level = settings.log_level if service or "log_level" in settings.model_fields_set else "WARNING"
-    logs.configure(level, settings.log_format)
+    logs.configure(level, settings.log_format if service else "text")
     if service:
         logs.take_in_structlog()
     return settings

@@ -26,6 +26,7 @@ from pgqueue.dispatcher import Dispatcher
 from pgqueue.dispatcher.daemon import Daemon
 from pgqueue.errors import PgQueueError
 from pgqueue.fleet import Worker
+from pgqueue.logs import current_format, talk_line
 from pgqueue.registry import Registry
 from pgqueue.version import __version__
 from pgqueue.worker.base import capability_of
@@ -179,5 +180,6 @@ def _end(error: BaseException | None, left: int) -> None:
 
 def _write_now(line: str) -> None:
     """Write to stderr past its buffer: the signal may have come in the middle of a print."""
+    text = talk_line(line) if current_format() == "json" else f"pgqueue: {line}"
     with contextlib.suppress(OSError):
-        os.write(2, f"pgqueue: {line}\n".encode())
+        os.write(2, f"{text}\n".encode())

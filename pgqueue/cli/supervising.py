@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from pgqueue.fleet.supervisor import KILL_AFTER, PIPE_VARIABLE, Supervisor, work
 
 if TYPE_CHECKING:
     from pgqueue.metrics.gathered import Changes
+
+logger = logging.getLogger(__name__)
 
 REPORT_EVERY = 0.2  # seconds
 METRICS_EVERY = 1.0  # seconds; what a child that is killed may not have told
@@ -123,7 +126,14 @@ class Reporter(threading.Thread):
         self._said = now
         if clock() >= self._next:
             self._next = clock() + METRICS_EVERY
-            said = {**now, "metrics": self._changes.take() if self._changes is not None else []}
+            said = {**now, "metrics": self._risen()}
         if said:
             self._pipe.write(json.dumps(said).encode() + b"\n")
             self._pipe.flush()
+
+    def _risen(self) -> list[Any]:
+        try:
+            return self._changes.take() if self._changes is not None else []
+        except Exception:
+            logger.exception("metrics cannot be told")  # the rest of the report matters more
+            return []
