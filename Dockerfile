@@ -2,14 +2,14 @@
 #
 # BASE is any Debian-based image with python3 >= 3.11 and its venv module. Packages come from the index that pip is
 # set to; where a build reaches none, put wheels of pgqueue and all it depends on under wheels/ in the build context
-# (`pip wheel --wheel-dir wheels '.[mail]'`; scripts/docker-images does) and the index is not asked.
+# (`pip wheel --wheel-dir wheels '.[mail,web]'`; scripts/docker-images does) and the index is not asked.
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
 COPY . /source
 RUN python3 -m venv /opt/pgqueue \
     && if ls /source/wheels/pgqueue-*.whl >/dev/null 2>&1; \
-       then set -- --no-index --find-links=/source/wheels 'pgqueue[mail]'; else set -- '/source[mail]'; fi \
+       then set -- --no-index --find-links=/source/wheels 'pgqueue[mail,web]'; else set -- '/source[mail,web]'; fi \
     && /opt/pgqueue/bin/pip install --no-cache-dir --disable-pip-version-check "$@"
 
 FROM ${BASE}

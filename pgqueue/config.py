@@ -128,12 +128,13 @@ class Settings(BaseSettings):
         86_400.0, ge=1, le=validation.MAX_SECONDS, description="how long the answer to an Idempotency-Key is kept"
     )
     metrics_port: int | None = Field(
-        None, ge=0, le=65_535, description="a dispatcher's port for Prometheus, on web_host"
+        None, ge=0, le=65_535, description="a dispatcher's or worker's port for metrics and probes, on web_host"
     )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="least severe log line"
     )
+    log_format: Literal["text", "json"] = Field("text", description="log lines as text (key=value) or json")
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -305,6 +305,14 @@ async def make_async_pool(url: str, *, size: int = POOL_SIZE) -> AsyncConnection
     return pool
 
 
+def pool_use(pool: Any) -> dict[str, int]:
+    """A pool's connections `in_use` and `idle`, callers `waiting`, `max` connections; all 0 without a pool."""
+    stats = pool.get_stats() if pool is not None else {}
+    size, idle = stats.get("pool_size", 0), stats.get("pool_available", 0)
+    waiting, most = stats.get("requests_waiting", 0), stats.get("pool_max", 0)
+    return {"in_use": max(0, size - idle), "idle": idle, "waiting": waiting, "max": most}
+
+
 @contextlib.contextmanager
 def pooled(pool: ConnectionPool[Connection]) -> Iterator[Connection]:
     """A connection of `pool`; none to be had is DatabaseUnavailableError."""

@@ -7,8 +7,11 @@ that emits, must be quick, and cannot break it: what they raise is logged.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from pgqueue.job import Job
+from pgqueue.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +33,19 @@ class LeaderLost:
 
 @dataclass(frozen=True, slots=True)
 class JobsDispatched:
-    """Jobs went from pending to processing; `by_type` counts them."""
+    """Jobs went from pending to processing; `by_type` counts them. To be read at once: their handlers begin."""
 
     by_type: Mapping[str, int]
+    jobs: Sequence[Job] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class JobsFinished:
-    """Runs ended; `by_outcome` counts them by (state, reason); `stale` were fenced out."""
+    """Runs ended; `by_outcome` counts them by (state, reason); `stale` were fenced out, `outcomes` are the others."""
 
     by_outcome: Mapping[tuple[str, str | None], int]
     stale: int = 0
+    outcomes: Sequence[Outcome] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,15 @@ class JobsReaped:
     """The leader decided the fate of stale jobs; counted by (state, reason)."""
 
     by_outcome: Mapping[tuple[str, str | None], int] = field(default_factory=dict)
+    outcomes: Sequence[Outcome] = ()
 
 
-Event = LeaderElected | LeaderLost | JobsDispatched | JobsFinished | JobsReaped
+@dataclass(frozen=True, slots=True)
+class DoorbellRang:
+    """An enqueue woke the leader by NOTIFY."""
+
+
+Event = LeaderElected | LeaderLost | JobsDispatched | JobsFinished | JobsReaped | DoorbellRang
 Subscriber = Callable[[Event], None]
 
 
@@ -59,6 +70,11 @@ class EventBus:
 
     def __init__(self) -> None:
         self._subscribers: list[Subscriber] = []
+
+    @property
+    def heard(self) -> bool:
+        """False: nobody subscribed, so an event need not be made."""
+        return bool(self._subscribers)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call `subscriber(event)` for every event from now on; returns what ends that."""

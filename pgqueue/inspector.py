@@ -6,6 +6,7 @@ Keeps one connection, made at first use and made again when it was lost.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
@@ -15,7 +16,7 @@ from pgqueue.config import Settings
 from pgqueue.doctor import Finding
 from pgqueue.errors import InvalidArgumentError, JobNotFoundError, NotFoundError
 from pgqueue.explain import Explanation, explain_job
-from pgqueue.job import Job, JobState
+from pgqueue.job import LIVE_STATES, Job, JobState
 from pgqueue.job_filter import JobFilter
 from pgqueue.rules import DEFAULT_WEIGHT
 from pgqueue.scaling import Load
@@ -31,6 +32,7 @@ from pgqueue.store.workers import WorkerInfo
 
 T = TypeVar("T")
 MAX_PAGE = 500
+NONE_LIVE = {**{state.value: 0 for state in LIVE_STATES}, "retrying": 0}
 
 
 class Inspector:
@@ -102,6 +104,10 @@ class Inspector:
         """Retrying jobs, the oldest pending job's age in seconds, completions of the last minute."""
         return self._run(store.statistics.overview())
 
+    def enqueued(self) -> tuple[int, datetime]:
+        """How many jobs were enqueued so far, by whomever, rolled-back ones too; and the database's time."""
+        return self._run(store.statistics.enqueued())
+
     def load(self, window: float = 600.0, *, job_type: str | None = None, queue: str | None = None) -> Load:
         """Arrivals and run times of the last `window` seconds, the backlog and the slots: what `scaling.advise` reads.
 
@@ -115,10 +121,7 @@ class Inspector:
     def types(self) -> list[dict[str, Any]]:
         """Every type declared, configured or present, with its limit in force and its live jobs by state."""
         configs = {config.name: config for config in self._run(store.configuration.read_types())}
-        live: dict[str, dict[str, int]] = {}
-        for job_type, _queue, state, number in self._run(store.statistics.by_type()):
-            states = live.setdefault(job_type, {})
-            states[state] = states.get(state, 0) + number
+        live = self._live(0)
         served = {name for worker in self.workers() if not worker.dead for name in worker.types}
         return [
             {
@@ -132,7 +135,7 @@ class Inspector:
                 "paused": config.paused,
                 "resume_at": config.resume_at,
                 "has_executor": name in served,
-                **{state.value: live.get(name, {}).get(state.value, 0) for state in JobState if not state.finished},
+                **live.get(name, NONE_LIVE),
             }
             for name in sorted(configs.keys() | live.keys())
             for config in [configs.get(name) or TypeConfig(name)]
@@ -141,10 +144,7 @@ class Inspector:
     def queues(self) -> list[dict[str, Any]]:
         """Every queue configured or present, with its live jobs by state."""
         configs = {config.name: config for config in self._run(store.configuration.read_queues())}
-        live: dict[str, dict[str, int]] = {}
-        for _type, queue, state, number in self._run(store.statistics.by_type()):
-            states = live.setdefault(queue, {})
-            states[state] = states.get(state, 0) + number
+        live = self._live(1)
         return [
             {
                 "queue": name,
@@ -154,7 +154,7 @@ class Inspector:
                 "leader": config.leader,
                 "paused": config.paused,
                 "resume_at": config.resume_at,
-                **{state.value: live.get(name, {}).get(state.value, 0) for state in JobState if not state.finished},
+                **live.get(name, NONE_LIVE),
             }
             for name in sorted(configs.keys() | live.keys())
             for config in [configs.get(name) or QueueConfig(name)]
@@ -232,6 +232,15 @@ class Inspector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _live(self, place: int) -> dict[str, dict[str, int]]:
+        """Live jobs by state, of each type (`place` 0) or queue (1); `retrying` are among the scheduled."""
+        live: dict[str, dict[str, int]] = {}
+        for *names, state, number, retrying in self._run(store.statistics.by_type()):
+            states = live.setdefault(names[place], dict(NONE_LIVE))
+            states[state] += number
+            states["retrying"] += retrying
+        return live
 
     def _run(self, statement: Statement[T]) -> T:
         return self._session.run(statement)

@@ -125,7 +125,8 @@ class Outcome:
     `delay` is in seconds and counts from the database's time of the write; `released` is how much the
     job's released count rises; `error` is None or one entry for the job's `errors`; `lost`: the run was lost with
     its worker, or its process died; `elsewhere`: the handler completed the job in a transaction of its own, and what is
-    said here counts only if that one was rolled back.
+    said here counts only if that one was rolled back; `type` is the job's, `seconds` what the run took, None: it never
+    ran, or nobody knows; `span` is the run's where it is traced.
     """
 
     id: int
@@ -139,6 +140,9 @@ class Outcome:
     max_attempts: int | None = None
     lost: bool = False
     elsewhere: bool = False
+    type: str = ""
+    seconds: float | None = None
+    span: Any = None
 
     @property
     def counted(self) -> tuple[str, str | None]:
@@ -167,7 +171,7 @@ def decide(
         roll: a random number from 0 to 1, for the backoff's jitter.
         stale: the leader found the run lost or overdue.
     """
-    outcome = Outcome(job.id, job.attempt, JobState.COMPLETED, max_attempts=job.max_attempts)
+    outcome = Outcome(job.id, job.attempt, JobState.COMPLETED, max_attempts=job.max_attempts, type=job.type)
     if not isinstance(ending, BaseException):
         outcome.result = ending
         return outcome

@@ -13,7 +13,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pgqueue import callers, db, store
+from pgqueue import callers, db, store, tracing
 from pgqueue.backoff import Backoff
 from pgqueue.errors import DatabaseUnavailableError
 from pgqueue.explain import Explanation, explain_job
@@ -62,7 +62,6 @@ class AsyncQueue(AsyncJobActs):
 
     def __init__(self, database_url: str | None = None, **options: Any) -> None:
         super().__init__(database_url, **options)
-        self._pool: Any = None
         self._waits: AsyncWaits | None = None
         self.schedules = AsyncSchedules(self, self._run)
         self._opening = asyncio.Lock()
@@ -135,16 +134,22 @@ class AsyncQueue(AsyncJobActs):
             )
         )  # fmt: skip
         repeat = repeat_of([new])
-        job = await self._run(
-            lambda _copy: operations.enqueue(new, self.bell), connection, repeat=repeat, writes=True, single=new.plain
-        )
-        if job is None:  # the queue is capped: counted and inserted under a lock
-            (job,) = await self._run(
-                lambda _copy: operations.enqueue_many([new], self.bell, copy=False),
+        with tracing.enqueuing([new]) as span:
+            job = await self._run(
+                lambda _copy: operations.enqueue(new, self.bell),
                 connection,
                 repeat=repeat,
                 writes=True,
+                single=new.plain,
             )
+            if job is None:  # the queue is capped: counted and inserted under a lock
+                (job,) = await self._run(
+                    lambda _copy: operations.enqueue_many([new], self.bell, copy=False),
+                    connection,
+                    repeat=repeat,
+                    writes=True,
+                )
+            span.made([job])
         log_enqueued(job)
         return job
 
@@ -157,9 +162,14 @@ class AsyncQueue(AsyncJobActs):
         if not batch:
             return []
         repeat = repeat_of(batch)
-        done = await self._run(
-            lambda copy: operations.enqueue_many(batch, self.bell, copy=copy), connection, repeat=repeat, writes=True
-        )
+        with tracing.enqueuing(batch) as span:
+            done = await self._run(
+                lambda copy: operations.enqueue_many(batch, self.bell, copy=copy),
+                connection,
+                repeat=repeat,
+                writes=True,
+            )
+            span.made(done)
         log_enqueued_many(len(done))
         return done
 
@@ -216,12 +226,15 @@ class AsyncQueue(AsyncJobActs):
         batch = self._triggered(event, payload, registry, raise_errors=raise_errors)
         if not batch:
             return []
-        jobs = await self._run(
-            lambda _copy: triggering.emit(batch, self.bell, raise_errors=raise_errors, on_failure=log_failure),
-            connection,
-            repeat=repeat_of([new for _name, new in batch]),
-            writes=True,
-        )
+        made = [new for _name, new in batch]
+        with tracing.enqueuing(made) as span:
+            jobs = await self._run(
+                lambda _copy: triggering.emit(batch, self.bell, raise_errors=raise_errors, on_failure=log_failure),
+                connection,
+                repeat=repeat_of(made),
+                writes=True,
+            )
+            span.made(jobs)
         log_enqueued_many(len(jobs))
         return jobs
 

@@ -64,6 +64,15 @@ class QueueBase:
         before, self._notify = self._notify, callback
         return before
 
+    _pool: Any = None
+
+    def pool_use(self) -> dict[str, int]:
+        """The connection pool: connections `in_use` and `idle`, callers `waiting` for one, and how many there may be.
+
+        All 0 before the first use.
+        """
+        return db.pool_use(self._pool)
+
     def database_url(self) -> str:
         """The URL of the database it talks to; starts the embedded server if that is meant."""
         return locate.locate(self.settings, self._url).url

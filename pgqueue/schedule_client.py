@@ -7,7 +7,7 @@ theirs and leaves an audit row in its own transaction.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -67,7 +67,7 @@ class Schedules:
             NotFoundError: there is none of this name.
             InvalidArgumentError: a value breaks its rule, or cron or type would be missing.
         """
-        said = _said(name, rules, reset)
+        said = checked_rules(name, rules, reset)
         made, warnings = self._write(lambda: scheduling.change(name, said, reset, self._queue.bell, actor()))
         return _warned(made, warnings)
 
@@ -138,7 +138,7 @@ class AsyncSchedules:
 
     async def change(self, name: str, *, reset: Sequence[str] = (), **rules: Any) -> Schedule:
         """As `Schedules.change`."""
-        said = _said(name, rules, reset)
+        said = checked_rules(name, rules, reset)
         made, warnings = await self._write(lambda: scheduling.change(name, said, reset, self._queue.bell, actor()))
         return _warned(made, warnings)
 
@@ -191,7 +191,7 @@ def _number(number: object) -> int:
     return validation.check_integer(number, "number of fires", 1, MOST_FIRES)
 
 
-def _said(name: str, rules: dict[str, Any], reset: Sequence[str]) -> dict[str, Any]:
+def checked_rules(name: str, rules: Mapping[str, Any], reset: Sequence[str]) -> dict[str, Any]:
     """The operator's rules as JSON values, None kept: it lifts the code's."""
     _name(name)
     for rule in (*reset, *rules):

@@ -90,6 +90,8 @@ class Reader:
         """Run it; an AssertionError says what went wrong."""
         if port := self.environment.get("PGQUEUE_WEB_PORT"):
             block = dataclasses.replace(block, text=block.text.replace("127.0.0.1:8080", f"127.0.0.1:{port}"))
+        if port := self.environment.get("PGQUEUE_TEST_METRICS_PORT"):
+            block = dataclasses.replace(block, text=re.sub(r"\b9100\b", port, block.text))
         kind, _, rest = block.mark.partition(": ")
         if kind == "runs" and rest.startswith("in "):
             assert (ROOT / rest.removeprefix("in ")).is_file(), f"{rest}: there is no such file"

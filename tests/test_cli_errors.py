@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import subprocess
@@ -18,7 +17,7 @@ from click.testing import CliRunner
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import Settings, db
-from pgqueue.cli import logs, main, options
+from pgqueue.cli import main, options
 from pgqueue.cli.program import Program
 from pgqueue.clock import duration
 from pgqueue.errors import JobNotFoundError
@@ -193,20 +192,6 @@ def test_a_reader_that_left_is_met_quietly():
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment(), timeout=60)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
-
-
-def test_log_lines_cannot_be_forged():
-    line = logs.LineFormatter("%(levelname)s %(message)s")
-    try:
-        raise ValueError("boom\n2030-01-01 INFO forged \x1b[31m")
-    except ValueError:
-        record = logging.LogRecord(
-            "x", logging.ERROR, "", 0, "one\r\ntwo \x1b[2J %s", ("postgresql://u:s3cret@h/d",), sys.exc_info()
-        )
-    text = line.format(record)
-    assert text.splitlines()[0].startswith("ERROR one\\r\\ntwo \\x1b[2J postgresql://u:***@")
-    assert all(rest.startswith("  ") for rest in text.splitlines()[1:])
-    assert "\x1b" not in text
 
 
 def test_durations_are_read_at_a_glance():

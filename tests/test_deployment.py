@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import configparser
+import re
+import subprocess
 from pathlib import Path
 
 import kubernetes_validate
@@ -111,3 +113,57 @@ def test_compose_runs_workers_in_the_fleet_profile_alone():
     assert services["worker"]["profiles"] == ["fleet"]
     assert services["worker"]["command"][0] in main.commands
     assert (services["dispatcher"]["deploy"]["replicas"], services["worker"]["deploy"]["replicas"]) == (2, 3)
+
+
+def test_compose_s_web_is_on_loopback_and_gets_its_token_from_the_environment():
+    web = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]["web"]
+    assert web["ports"] == ["127.0.0.1:${PGQUEUE_WEB_PUBLISHED_PORT:-8001}:8080"]
+    assert web["restart"] == "unless-stopped"
+    assert web["command"][0] in main.commands
+    environment = web["environment"]
+    assert (environment["PGQUEUE_WEB_HOST"], environment["PGQUEUE_WEB_PORT"]) == ("0.0.0.0", "8080")
+    assert environment["PGQUEUE_API_TOKEN"] == "${PGQUEUE_API_TOKEN:-}"
+    assert environment["PGHOST"] == "postgres"
+
+
+DOCKER = """#!/bin/sh
+echo "$@ token=${PGQUEUE_API_TOKEN:-}" >>"$0.log"
+case "$1 $2" in
+"compose ps") [ ! -e "$0.up" ] || echo container ;;
+"compose up") touch "$0.up" ;;
+"compose rm") rm "$0.up" ;;
+"inspect --format") echo healthy ;;
+*) echo 1 ;;
+esac
+"""
+
+
+def test_the_web_script_starts_reports_and_stops_and_makes_its_token_once(tmp_path):
+    docker = tmp_path / "docker"
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    token = tmp_path / "kept" / "token"
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin", "PGQUEUE_WEB_TOKEN_FILE": str(token), "PGQUEUE_WEB_PUBLISHED_PORT": "8123",
+    }  # fmt: skip
+
+    def script(verb):
+        return subprocess.run(
+            ["sh", ROOT / "scripts/web", verb], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert script("status").returncode == 1
+    assert not token.exists()
+    for _ in range(2):
+        assert script("start").stdout == "http://127.0.0.1:8123\n"
+    made = token.read_text().strip()
+    assert re.fullmatch("pgq_[0-9a-f]{64}", made), "256 bits"
+    assert token.stat().st_mode & 0o077 == 0
+    told = script("status")
+    assert (told.returncode, told.stdout) == (0, "http://127.0.0.1:8123\n")
+    assert made not in told.stderr
+    assert script("stop").returncode == 0
+    assert script("status").returncode == 1
+    assert script("nonsense").returncode == 2
+    log = (tmp_path / "docker.log").read_text()
+    assert log.count(f"compose up -d web token={made}") == 2

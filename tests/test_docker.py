@@ -15,6 +15,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import psycopg
@@ -235,3 +237,28 @@ def test_the_postgres_script_starts_reports_and_stops_and_keeps_the_data(compose
     script("start")
     with psycopg.connect(compose.url) as connection:
         connection.execute("SELECT FROM kept")
+
+
+def test_the_web_script_starts_an_api_that_wants_its_token(compose, tmp_path):
+    port = str(free_port())
+    environment = compose.environment | {
+        "PGQUEUE_WEB_PUBLISHED_PORT": port,
+        "PGQUEUE_API_TOKEN": "",
+        "PGQUEUE_WEB_TOKEN_FILE": str(tmp_path / "token"),
+    }
+
+    def answer(path, **headers):
+        try:
+            return urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers))
+        except urllib.error.HTTPError as error:
+            return error
+
+    started = run("sh", "scripts/web", "start", env=environment, seconds=240)
+    assert started.stdout == f"http://127.0.0.1:{port}\n"
+    assert answer("/healthz").status == 200
+    assert answer("/api/stats").status == 401
+    token = (tmp_path / "token").read_text().strip()
+    assert answer("/api/stats", Authorization=f"Bearer {token}").status == 200
+    assert run("sh", "scripts/web", "status", env=environment).stdout == started.stdout
+    run("sh", "scripts/web", "stop", env=environment)
+    assert run("sh", "scripts/web", "status", env=environment, check=False).returncode == 1

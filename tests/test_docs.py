@@ -51,6 +51,7 @@ def reader(dsn: str, tmp_path: Path) -> Iterator[Reader]:
         "DATABASE_URL": url.replace("postgresql://", "postgresql+psycopg://"),
         "PGQUEUE_WORKSPACE_ROOT": str(tmp_path / "work"),
         "PGQUEUE_WEB_PORT": str(free_port()),  # what a document calls 8080
+        "PGQUEUE_TEST_METRICS_PORT": str(free_port()),  # and 9100
         "PGQUEUE_TEST_DATABASE_URL": url,  # where the tests of docs/testing.md make their databases
     }
     made = Reader(tmp_path, environment, url)

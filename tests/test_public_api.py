@@ -66,6 +66,7 @@ def test_queue_and_async_queue_have_the_same_names_and_signatures():
     assert {name for name, value in awaited.items() if inspect.iscoroutinefunction(value)} == set(sync) - {
         "set_notify_func",
         "database_url",
+        "pool_use",
     }
 
 

@@ -44,9 +44,16 @@ DECLARED = {
     "list-failures": "payload",
     "doctor": "read",
     "list-schedules": "read",
+    "add-schedule": "admin",
+    "set-schedule-rules": "admin",
+    "remove-schedule": "admin",
+    "next-fires": "read",
+    "list-fires": "read",
     "pause-schedule": "control",
     "resume-schedule": "control",
     "run-schedule": "control",
+    "list-notifications": "payload",
+    "read-notifications": "control",
     "register-demo-job": "enqueue",
 }
 BODIES = {"reschedule-job": {}, "set-priority": {"priority": 1}, "set-limit": {"max_concurrency": None}}

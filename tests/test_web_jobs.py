@@ -6,7 +6,7 @@ import json
 
 import pytest
 from support import eventually
-from web_tools import Served, assert_problem, bearer, served
+from web_tools import Served, assert_problem, audit, bearer, served
 
 from pgqueue import JobState, Registry
 
@@ -15,10 +15,6 @@ from pgqueue import JobState, Registry
 def api(dsn):
     with served(dsn) as made:
         yield made
-
-
-def audit(sql):
-    return sql("SELECT actor, action, subject, details FROM pgqueue.audit ORDER BY id")
 
 
 def test_a_job_is_enqueued_with_its_options_and_shown_with_its_id_as_text(api, queue, sql):
@@ -283,24 +279,6 @@ def test_types_queues_and_limits_are_shown_and_set_with_an_audit_row(api, queue,
     eventually(lambda: api.http.get("/api/types").json()[0]["operator"], message="the list is kept for a second")
     assert [row["queue"] for row in api.http.get("/api/queues").json()] == ["q/1"]
     assert [row["type"] for row in api.http.get("/api/limits").json()] == ["demo:a/b"]
-
-
-def test_schedules_are_shown_paused_resumed_and_run_with_an_audit_row_each(api, queue, sql):
-    queue.schedules.add("nightly", cron="0 3 * * *", type="a", payload={"secret": 1})
-    sql("DELETE FROM pgqueue.audit")
-    token = bearer(api.token("ops", "control", "read"))
-    (row,) = api.http.get("/api/schedules", headers=token).json()
-    assert (row["name"], row["paused"], "secret" in str(row)) == ("nightly", False, False)
-    assert api.http.post("/api/schedules/nightly/pause", headers=token).json()["paused"] is True
-    assert api.http.post("/api/schedules/nightly/resume", headers=token).json()["paused"] is False
-    made = api.http.post("/api/schedules/nightly/run", headers=token)
-    assert (made.status_code, made.json()) == (201, {"job_id": "1", "status": "pending"})
-    assert_problem(api.http.post("/api/schedules/none/run", headers=token), 404)
-    mine = bearer(api.token("mine", "control", types=["b"]))
-    assert_problem(api.http.post("/api/schedules/nightly/run", headers=mine), 403)
-    assert [row[:3] for row in audit(sql)] == [
-        ("ops", f"schedules.{act}", "nightly") for act in ("pause", "resume", "run")
-    ]
 
 
 def test_the_whole_is_shown_as_the_command_line_shows_it(api, queue, started):

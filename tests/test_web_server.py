@@ -59,9 +59,9 @@ def test_up_serves_the_api_and_a_registered_print_is_printed(dsn, tmp_path, queu
         job = queue.get(int(answer.json()["job_id"]))
         assert finished(queue, job, 30).state == "completed"
         eventually(lambda: "] from the web" in log.read_text(), message="the line is printed")
-        metrics = eventually(lambda: text if "finished_total{" in (text := http.get("/metrics").text) else None)
+        metrics = eventually(lambda: text if "completed_total{" in (text := http.get("/metrics").text) else None)
         assert 'pgqueue_jobs_dispatched_total{type="demo:delay_print"} 1.0' in metrics
-        assert 'pgqueue_jobs_finished_total{reason="",state="completed"} 1.0' in metrics
+        assert 'pgqueue_jobs_completed_total{type="demo:delay_print"} 1.0' in metrics
         assert 'pgqueue_leader_epoch{leader="default"} 1.0' in metrics
         running.send_signal(signal.SIGTERM)
         assert running.wait(30) == 0

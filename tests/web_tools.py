@@ -76,3 +76,8 @@ def assert_problem(response: httpx.Response, status: int) -> dict[str, Any]:
     assert body["request_id"] == response.headers["x-request-id"]
     assert not [word for word in SQL_WORDS if word in response.text], response.text
     return body
+
+
+def audit(sql):
+    """The audit rows, oldest first."""
+    return sql("SELECT actor, action, subject, details FROM pgqueue.audit ORDER BY id")

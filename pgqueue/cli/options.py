@@ -70,15 +70,21 @@ FLAGS: dict[str, tuple[str, str, str, str | None]] = {
         "127.0.0.1",
     ),
     "web_port": ("--port", "N", "Its port; 0: any that is free.", "8080"),
-    "metrics_port": ("--metrics-port", "N", "Serve Prometheus's metrics of this process here.", None),
+    "metrics_port": (
+        "--metrics-port",
+        "N",
+        "Serve this process's /metrics (Prometheus), /healthz and /readyz.",
+        None,
+    ),
     "log_level": ("--log-level", "LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL.", "INFO"),
+    "log_format": ("--log-format", "FORMAT", "Log lines as text (key=value) or json.", "text"),
 }
 DATABASE_FLAGS = ("database_url", "database_schema")
 WEB_FLAGS = ("web_host", "web_port")
 SUPERVISOR_FLAGS = frozenset({"processes", "max_jobs", "max_memory"})
 SERVICE_FLAGS = tuple(field for field in FLAGS if field not in {*SUPERVISOR_FLAGS, "web", *WEB_FLAGS})
 LEADER_FLAGS = frozenset({"execute", "strict_types", "job_poll_interval", "leader_lease_duration"})
-WORKER_FLAGS = tuple(field for field in FLAGS if field not in {*LEADER_FLAGS, "web", *WEB_FLAGS, "metrics_port"})
+WORKER_FLAGS = tuple(field for field in FLAGS if field not in {*LEADER_FLAGS, "web", *WEB_FLAGS})
 
 
 class SettingOption(click.Option):
@@ -126,11 +132,14 @@ def load(given: Given, *, service: bool = False) -> Settings:
     Raises:
         ConfigurationError: a value is wrong.
     """
-    from pgqueue.cli import logs
+    from pgqueue import logs
     from pgqueue.config import Settings
 
     settings = Settings(**{field: value for field, value in given.items() if value is not None})
-    logs.configure(settings.log_level if service or "log_level" in settings.model_fields_set else "WARNING")
+    level = settings.log_level if service or "log_level" in settings.model_fields_set else "WARNING"
+    logs.configure(level, settings.log_format if service else "text")
+    if service:
+        logs.take_in_structlog()
     return settings
 
 

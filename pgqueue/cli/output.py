@@ -16,18 +16,10 @@ from typing import Any, TextIO
 from uuid import UUID
 
 from pgqueue.clock import duration
+from pgqueue.logs import current_format, printable, talk_line
 
 WIDTH = 60
 """How many characters of a payload, an error or a name a table shows."""
-
-
-def printable(text: str) -> str:
-    """`text` with everything that is not printable (control, bidirectional, surrogate) as a backslash escape."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
 
 
 def shorten(text: str, width: int = WIDTH) -> str:
@@ -36,20 +28,23 @@ def shorten(text: str, width: int = WIDTH) -> str:
     return clean if len(clean) <= width and len(text) <= width * 4 else clean[: width - 3] + "..."
 
 
-def say(message: str) -> None:
-    """Print talk: to stderr, lines kept, passwords masked."""
+def say(message: str, level: str = "info") -> None:
+    """Print talk: to stderr, lines kept, passwords masked; where the log is JSON, as a line of it."""
     if "://" in message or re.search("(?i)password", message):
         from pgqueue.config import mask_password
 
         message = mask_password(message)
-    for line in message.splitlines() or [""]:
-        _write(sys.stderr, printable(line))
+    lines = [printable(line) for line in message.splitlines() or [""]]
+    if current_format() == "json":
+        lines = [talk_line("\n".join(lines), level)]
+    for line in lines:
+        _write(sys.stderr, line)
 
 
 def say_error(message: str) -> None:
     """Print an error: `pgqueue: error: …`; further lines, such as the end of a server's log, are indented."""
     first, *more = message.splitlines() or [""]
-    say("\n".join([f"pgqueue: error: {first}", *(f"  {line}" for line in more)]))
+    say("\n".join([f"pgqueue: error: {first}", *(f"  {line}" for line in more)]), "error")
 
 
 def echo(text: str) -> None:

@@ -14,19 +14,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
 from pgqueue import db, locate
-from pgqueue.cli import applications, output, supervising
+from pgqueue.cli import applications, monitoring, output, supervising
 from pgqueue.cli import web as web_command
 from pgqueue.cli.options import Given, described
 from pgqueue.config import Settings
 from pgqueue.dispatcher import Dispatcher
 from pgqueue.dispatcher.daemon import Daemon
-from pgqueue.errors import ConfigurationError, PgQueueError
+from pgqueue.errors import PgQueueError
 from pgqueue.fleet import Worker
+from pgqueue.logs import current_format, talk_line
 from pgqueue.registry import Registry
 from pgqueue.version import __version__
 from pgqueue.worker.base import capability_of
@@ -74,31 +74,24 @@ def serve(settings: Settings, registry: Registry, *, web: bool = False) -> None:
     with contextlib.ExitStack() as beside:
         if web:
             beside.enter_context(web_command.beside(settings, registry, dispatcher.events))
-        if settings.metrics_port is not None:
-            beside.enter_context(_metrics(settings, settings.metrics_port, dispatcher))
+        beside.enter_context(monitoring.of_daemon(dispatcher))
         _run(dispatcher)
 
 
 def work(settings: Settings, registry: Registry) -> None:
     """Run a worker until INT or TERM, or until an operator drains it; as `serve`."""
-    _run(Worker(settings, registry))
+    worker = Worker(settings, registry)
+    if supervising.is_child():  # its parent has the port
+        _run(worker)
+        return
+    with monitoring.of_daemon(worker):
+        _run(worker)
 
 
 def _run(daemon: Daemon) -> None:
     output.say(f"job types: {', '.join(sorted(capability_of(daemon.settings, daemon.registry).types))}")
     asyncio.run(_serve(daemon))
     output.say("stopped")
-
-
-@contextlib.contextmanager
-def _metrics(settings: Settings, port: int, dispatcher: Dispatcher) -> Iterator[None]:
-    try:
-        from pgqueue.metrics.endpoint import Metrics, serving
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"--metrics-port needs {error.name}: pip install 'pgqueue[metrics]'") from None
-    with serving(Metrics(settings, dispatcher.events), settings.web_host, port) as url:
-        output.say(f"metrics: {url}")
-        yield
 
 
 async def _serve(daemon: Daemon) -> None:
@@ -108,16 +101,19 @@ async def _serve(daemon: Daemon) -> None:
     loop.set_default_executor(threads)
     task = asyncio.ensure_future(daemon.run())
     stopping = Stopping(loop, task, daemon)
-    reporting = asyncio.create_task(supervising.report(daemon, task)) if isinstance(daemon, Worker) else None
+
+    def stop() -> None:
+        daemon.retire()
+        loop.call_soon_threadsafe(task.cancel)
+
     try:
-        await task
+        with supervising.reporting(daemon, stop) if isinstance(daemon, Worker) else contextlib.nullcontext():
+            await task
     except asyncio.CancelledError:
         if not stopping.signals:
             raise
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
-        if reporting is not None:
-            reporting.cancel()
         left = await _left_behind()
         if left:
             if error := sys.exc_info()[1]:
@@ -184,5 +180,6 @@ def _end(error: BaseException | None, left: int) -> None:
 
 def _write_now(line: str) -> None:
     """Write to stderr past its buffer: the signal may have come in the middle of a print."""
+    text = talk_line(line) if current_format() == "json" else f"pgqueue: {line}"
     with contextlib.suppress(OSError):
-        os.write(2, f"pgqueue: {line}\n".encode())
+        os.write(2, f"{text}\n".encode())

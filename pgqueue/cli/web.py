@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@settings_options(*WEB_FLAGS, "app", "leader_name", "workspace_root", "log_level")
+@settings_options(*WEB_FLAGS, "app", "leader_name", "workspace_root", "log_level", "log_format")
 @database_options
 def web(**given: Any) -> None:
     """Serve the HTTP API.

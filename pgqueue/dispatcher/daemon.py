@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import logging
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -23,6 +25,14 @@ from pgqueue.registry import Executor, Registry
 from pgqueue.worker.base import FLUSH_TIMEOUT, BaseWorker
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether a process can do its work now, and what that rests on."""
+
+    ready: bool
+    details: Mapping[str, Any]
 
 
 class Daemon:
@@ -64,6 +74,20 @@ class Daemon:
     def abandoned_threads(self) -> int:
         """Threads whose handler goes on though its job was stopped; they cannot be killed."""
         return self._worker.abandoned_threads if self._worker is not None else 0
+
+    @property
+    def running_count(self) -> int:
+        """How many jobs run in this process now."""
+        return self._worker.running_count if self._worker is not None else 0
+
+    @property
+    def slots(self) -> int:
+        """How many jobs this process runs at once; 0: it executes none."""
+        return self.settings.concurrency if self._executes else 0
+
+    def readiness(self) -> Readiness:
+        """Can it do its work? From any thread."""
+        raise NotImplementedError
 
     def retire(self) -> None:
         """Take nothing on any more, for good; from any thread, returns at once.

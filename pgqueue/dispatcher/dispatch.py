@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from pgqueue import db, store
+from pgqueue import db, store, tracing
 from pgqueue.clock import clock
 from pgqueue.dispatcher.bell import Doorbell
 from pgqueue.dispatcher.budget import Budget
@@ -331,6 +331,7 @@ class Dispatch(Service):
         dispatch: Statement[list[Job]],
     ) -> bool:
         self._try()
+        began = tracing.now()
         connection = await self._connected()
         statements: list[Statement[Any]] = [dispatch]
         if tokens:
@@ -348,7 +349,7 @@ class Dispatch(Service):
             if left:
                 self._buckets.spent(left[0], unused(tokens, jobs))
             if jobs:
-                self._hand_over(jobs)
+                self._hand_over(jobs, began)
         self._trying_since = None
         self._lanes.dispatched(quotas, jobs)
         now, left_some = clock(), [quota.lane for quota in quotas if quota.lane in self._lanes.stands]
@@ -359,8 +360,9 @@ class Dispatch(Service):
         self._scanned_empty = self._scanned_empty and not jobs
         return bool(jobs)
 
-    def _hand_over(self, jobs: list[Job]) -> None:
+    def _hand_over(self, jobs: list[Job], began: int) -> None:
         self._configuration.resolve(jobs)
+        tracing.dispatched(jobs, began)
         now = clock()
         for job in jobs:
             overdue = now + job.timeout + STALE_GRACE if job.timeout else None
@@ -371,7 +373,8 @@ class Dispatch(Service):
             self._worker.accept(own, own[0].worker_id)
             size = sum(len(job.payload) for job in own) / len(own)
             self._batch = max(1, min(MAX_BATCH, int(MAX_BATCH_BYTES / max(size, 1))))
-        self._events.emit(JobsDispatched(Counter(job.type for job in jobs)))
+        if self._events.heard:
+            self._events.emit(JobsDispatched(Counter(job.type for job in jobs), jobs))
         if logger.isEnabledFor(logging.DEBUG):
             for job in jobs:
                 logger.debug("job %d: pending -> processing (attempt %d)", job.id, job.attempt)

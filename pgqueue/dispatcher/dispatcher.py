@@ -9,16 +9,17 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.dispatcher import schedule
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.control import ControlLoop
-from pgqueue.dispatcher.daemon import Daemon
+from pgqueue.dispatcher.daemon import Daemon, Readiness
 from pgqueue.dispatcher.duties import Duties
 from pgqueue.dispatcher.leader import Leader, Term, Trouble
 from pgqueue.dispatcher.listener import Listener
 from pgqueue.dispatcher.sessions import Sessions, prepare
-from pgqueue.events import LeaderElected, LeaderLost
+from pgqueue.events import DoorbellRang, LeaderElected, LeaderLost
 from pgqueue.limits import Limits
 from pgqueue.queue_base import QueueBase
 from pgqueue.registry import Registry
@@ -73,6 +74,15 @@ class Dispatcher(Daemon):
         term = self._leader.term if self._leader is not None else None
         return term.epoch if term is not None and self.is_leader else None
 
+    def readiness(self) -> Readiness:
+        """Ready where the database answers the election, and the own worker is registered; from any thread."""
+        leader, worker = self._leader, self._worker
+        at, patience = leader.answered_at if leader is not None else None, self.settings.leader_lease_duration
+        database = at is not None and clock() - at < patience
+        registered = worker is None or worker.worker_id is not None
+        details = {"database": database, "leads": self.is_leader, "epoch": self.epoch, "registered": registered}
+        return Readiness(database and registered and self._retiring is None, details)
+
     def wake(self) -> None:
         """Look for work now; from any thread, returns at once."""
         if self._control is not None:
@@ -114,7 +124,7 @@ class Dispatcher(Daemon):
         self._tasks = [asyncio.create_task(self._leader.run(), name="leader")]
         if not sessions.pooled:
             channels = {self._bell.control_channel: self._told, self._bell.channel: lambda _: self._rung()}
-            listener = Listener(sessions, channels)
+            listener = Listener(sessions, channels, self._heard)
             self._tasks.append(asyncio.create_task(listener.run(), name="listener"))
         if self._worker is not None:
             self._tasks.append(asyncio.create_task(self._worker.run_control(), name="worker"))
@@ -172,6 +182,10 @@ class Dispatcher(Daemon):
 
     def _trouble(self) -> Trouble | None:
         return self._duties.trouble(self.settings.leader_lease_duration) if self._duties is not None else None
+
+    def _heard(self, channel: str) -> None:
+        if channel == self._bell.channel and self._duties is not None:
+            self.events.emit(DoorbellRang())
 
     def _rung(self) -> None:
         if self._duties is not None:

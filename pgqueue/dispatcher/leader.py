@@ -107,6 +107,8 @@ class Leader(Service):
         self._stands_back_until = 0.0
         self._said: str | None = None
         self.term: Term | None = None
+        self.answered_at: float | None = None
+        """When the database last answered, on `clock`; None: never."""
 
     @property
     def is_leading(self) -> bool:
@@ -120,6 +122,7 @@ class Leader(Service):
             renewed = await self._renew(self.term)
         if self.term is None and clock() >= self._stands_back_until:
             await self._campaign()
+        self.answered_at = clock()
         if self.term is not None:
             return self._interval if renewed else RENEW_AGAIN
         return self._interval * FOLLOWER_PACE * random.uniform(1 - FOLLOWER_JITTER, 1 + FOLLOWER_JITTER)  # noqa: S311

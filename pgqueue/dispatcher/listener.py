@@ -26,12 +26,19 @@ class Listener(Service):
         sessions: makes the session.
         channels: what to call with each message of a channel; with nothing after every (re)LISTEN, and whenever a
             message may have been missed.
+        on_message: called with the channel of each message that was really sent.
     """
 
     name = "listener"
 
-    def __init__(self, sessions: Sessions, channels: Mapping[str, Callable[[str], None]]) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        channels: Mapping[str, Callable[[str], None]],
+        on_message: Callable[[str], None] = lambda _: None,
+    ) -> None:
         super().__init__()
+        self._on_message = on_message
         self._sessions = sessions
         self._channels = channels
 
@@ -56,6 +63,7 @@ class Listener(Service):
         heard = False
         async for notification in connection.notifies(timeout=PROBE_EVERY):
             heard = True
+            self._on_message(notification.channel)
             self._channels[notification.channel](notification.payload)
         if not heard:
             try:

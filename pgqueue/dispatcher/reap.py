@@ -177,4 +177,4 @@ class Reaper(Service):
         counts = Counter(outcome.counted for outcome in outcomes)
         for (state, reason), number in counts.items():
             logger.warning("%d stale jobs (%s) are %s", number, reason, state)
-        self._events.emit(JobsReaped(counts))
+        self._events.emit(JobsReaped(counts, outcomes))

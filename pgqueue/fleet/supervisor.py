@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pgqueue.clock import clock
 from pgqueue.errors import ConfigurationError
@@ -22,9 +24,8 @@ from pgqueue.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 PIPE_VARIABLE = "PGQUEUE_SUPERVISOR_PIPE"
-"""In a child's environment: the descriptor it writes READY and ENOUGH to."""
-READY = b"r"
-ENOUGH = b"e"
+"""In a child's environment: the descriptor of its reports, a line of JSON each: `ready`, `enough`, `metrics`."""
+SILENT = 3.0  # seconds without a report after which a child is not ready
 FIRST_PAUSE = 0.5  # seconds before a child that died is started again; doubled while they die young
 LAST_PAUSE = 30.0
 YOUNG = 30.0  # seconds
@@ -68,6 +69,13 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._rolling = asyncio.Lock()
         self._exit_code = 0
+        self.on_report: Callable[[int, dict[str, Any] | None], None] = lambda _child, _report: None
+        """Called with the pid of a child and what it reports; None: it has ended."""
+
+    @property
+    def ready_count(self) -> int:
+        """How many children take jobs; from any thread."""
+        return sum(child.is_ready for child in list(self._children.values()))
 
     async def run(self) -> int:
         """Supervise; the exit code for the whole."""
@@ -95,7 +103,7 @@ class Supervisor:
         before: Child | None = None
         while not self._stopping.is_set():
             started = clock()
-            child = await Child.start(self._command, self._environment)
+            child = await Child.start(self._command, self._environment, self.on_report)
             self._children[slot] = child
             logger.info("child %d runs", child.pid)
             tasks = [asyncio.create_task(self._roll(child))]
@@ -169,16 +177,30 @@ class Supervisor:
 class Child:
     """One child process and the pipe it reports by."""
 
-    def __init__(self, process: asyncio.subprocess.Process, pipe: int) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        pipe: int,
+        on_report: Callable[[int, dict[str, Any] | None], None],
+    ) -> None:
         self._process = process
         self._pipe = pipe
+        self._on_report = on_report
+        self._unread = b""
+        self._reported_at = 0.0
+        self._takes_jobs = False
         self._ready = asyncio.Event()
         self.enough = asyncio.Event()
         self.replaced = self.rolls = False
         asyncio.get_running_loop().add_reader(pipe, self._read)
 
     @classmethod
-    async def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> Child:
+    async def start(
+        cls,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        on_report: Callable[[int, dict[str, Any] | None], None],
+    ) -> Child:
         """Start one, in a process group of its own: a terminal's signals reach it through the parent alone."""
         mine, theirs = os.pipe()
         try:
@@ -194,12 +216,17 @@ class Child:
             raise
         finally:
             os.close(theirs)
-        return cls(process, mine)
+        return cls(process, mine, on_report)
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """True while it says that it takes jobs, and says anything at all."""
+        return self._takes_jobs and clock() - self._reported_at < SILENT
 
     def signal(self, number: int) -> None:
         """Send it a signal, if it is there still."""
@@ -219,14 +246,24 @@ class Child:
         await asyncio.gather(*waits, return_exceptions=True)
 
     def _read(self) -> None:
-        said = os.read(self._pipe, 100)
-        if READY in said:
-            self._ready.set()
-        if ENOUGH in said:
-            self.enough.set()
+        said = os.read(self._pipe, 65_536)
+        *lines, self._unread = (self._unread + said).split(b"\n")
+        for line in lines:
+            self._take(json.loads(line))
         if not said:
+            self._takes_jobs = False
+            self._on_report(self.pid, None)
             asyncio.get_running_loop().remove_reader(self._pipe)
             os.close(self._pipe)
+
+    def _take(self, report: dict[str, Any]) -> None:
+        self._reported_at = clock()
+        self._takes_jobs = report["ready"]
+        if report["ready"]:
+            self._ready.set()
+        if report["enough"]:
+            self.enough.set()
+        self._on_report(self.pid, report)
 
 
 def resident(pid: int) -> int | None:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.control import ControlLoop
-from pgqueue.dispatcher.daemon import Daemon
+from pgqueue.dispatcher.daemon import Daemon, Readiness
 from pgqueue.dispatcher.listener import Listener
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions, prepare
@@ -50,6 +50,11 @@ class Worker(Daemon):
     def worker_id(self) -> UUID | None:
         """The id jobs are dispatched to; None while the worker is not registered."""
         return self._worker.worker_id if self._worker is not None else None
+
+    def readiness(self) -> Readiness:
+        """Ready where the leader may give it jobs; from any thread."""
+        registered, draining = self.worker_id is not None, self._retiring is not None or self._told_to_drain
+        return Readiness(registered and not draining, {"registered": registered, "draining": draining})
 
     @property
     def ended_count(self) -> int:

@@ -10,22 +10,24 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.errors import PgQueueError
 from pgqueue.inspector import Inspector
-from pgqueue.job import LIVE_STATES
+from pgqueue.job import LIVE_STATES, JobState
 
 logger = logging.getLogger(__name__)
 
 MOST_LABELS = 100
 """How many types, queues or workers get a label of their own."""
 OTHER = "other"
+RETRYING = "retrying"
 KEPT = 1.0  # seconds
 READ_TIMEOUT = 5.0  # seconds one statement may take
 
@@ -61,43 +63,65 @@ class QueueCollector(Collector):
 
     def _read(self) -> Iterator[Metric]:
         overview = self._inspector.overview()
+        enqueued, now = self._inspector.enqueued()
+        yield CounterMetricFamily(
+            "pgqueue_jobs_enqueued", "Ids given to jobs, by whomever; rolled-back ones too", enqueued
+        )
         yield _gauge("pgqueue_jobs_retrying", "Scheduled jobs that were tried before", overview.retrying)
         yield _gauge(
             "pgqueue_oldest_pending_seconds", "Age of the oldest pending job; 0: none", overview.oldest_pending or 0
         )
         types, queues = self._inspector.types(), self._inspector.queues()
-        yield _live("pgqueue_jobs", "Live jobs; `scheduled` has the retrying ones too", "type", types)
-        yield _live("pgqueue_queue_jobs", "Live jobs", "queue", queues)
+        yield _live(
+            "pgqueue_jobs",
+            "Live jobs; `retrying`: scheduled after an error or a loss, apart from `scheduled`",
+            "type",
+            types,
+        )
+        yield _live("pgqueue_queue_jobs", "Live jobs, as pgqueue_jobs", "queue", queues)
         yield _by("pgqueue_type_paused", "Nothing of it is dispatched", "type", types, lambda row: int(row["paused"]))
         yield _by(
             "pgqueue_queue_paused", "Nothing of it is dispatched", "queue", queues, lambda row: int(row["paused"])
         )
         limited = [row for row in types if row["limit"]]
         yield _by("pgqueue_type_limit", "How many may be processing at once", "type", limited, lambda row: row["limit"])
+        yield _by(
+            "pgqueue_type_limit_used_ratio", "Processing jobs over the limit", "type", limited,
+            lambda row: row["processing"] / row["limit"],
+        )  # fmt: skip
         yield from self._leaders()
-        yield from self._workers()
+        yield from self._workers(now)
 
     def _leaders(self) -> Iterator[Metric]:
         rows = [
-            {"leader": one.name, "alive": int(one.alive), "epoch": one.epoch, "left": one.expires_in}
+            {
+                "leader": one.name,
+                "alive": int(one.alive),
+                "epoch": one.epoch,
+                "held": one.held_for,
+                "left": one.expires_in,
+            }
             for one in self._inspector.leader()
         ]
         yield _by("pgqueue_leader_up", "Somebody leads", "leader", rows, lambda row: row["alive"])
         yield _by("pgqueue_leader_epoch", "How often the lead was taken", "leader", rows, lambda row: row["epoch"])
         alive = [row for row in rows if row["alive"]]
+        yield _by(
+            "pgqueue_leader_lease_age_seconds", "For how long it is held", "leader", alive, lambda row: row["held"]
+        )
         yield _by("pgqueue_leader_lease_seconds", "What is left of the lease", "leader", alive, lambda row: row["left"])
 
-    def _workers(self) -> Iterator[Metric]:
+    def _workers(self, now: datetime) -> Iterator[Metric]:
         alive = [one for one in self._inspector.workers() if not one.dead]
         yield _gauge("pgqueue_workers", "Live workers", len(alive))
         yield _gauge("pgqueue_worker_slots", "Jobs they may run at once", sum(one.concurrency for one in alive))
         beats = GaugeMetricFamily(
-            "pgqueue_worker_heartbeat_timestamp_seconds",
-            "Time of the last heartbeat, by the database",
+            "pgqueue_worker_heartbeat_age_seconds",
+            "Since the last heartbeat; the oldest first",
             labels=["worker"],
         )
-        for one in alive[:MOST_LABELS]:
-            beats.add_metric([f"{one.host}:{one.pid}"], one.heartbeat_at.timestamp())
+        for one in sorted(alive, key=lambda one: one.heartbeat_at)[:MOST_LABELS]:
+            beats.add_metric([f"{one.host}:{one.pid}"], (now - one.heartbeat_at).total_seconds())
         yield beats
 
 
@@ -114,13 +138,15 @@ def _by(name: str, text: str, label: str, rows: Iterable[Mapping[str, Any]], val
 
 
 def _live(name: str, text: str, label: str, rows: list[dict[str, Any]]) -> Metric:
-    """Live jobs by state; those past the cap are summed, the fullest have labels."""
+    """Live jobs by state, retrying ones apart; those past the cap are summed, the fullest have labels."""
     metric = GaugeMetricFamily(name, text, labels=[label, "state"])
     sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    fullest = sorted(rows, key=lambda row: -sum(row[state.value] for state in LIVE_STATES))
+    fullest = sorted(rows, key=lambda row: -sum(row[state] for state in LIVE_STATES))
     for place, row in enumerate(fullest):
-        for state in LIVE_STATES:
-            sums[row[label] if place < MOST_LABELS else OTHER][state.value] += row[state.value]
+        states = sums[row[label] if place < MOST_LABELS else OTHER]
+        for state in (*LIVE_STATES, RETRYING):
+            states[state] += row[state]
+        states[JobState.SCHEDULED] -= row[RETRYING]
     for key, states in sums.items():
         for state_name, number in states.items():
             metric.add_metric([key, state_name], number)

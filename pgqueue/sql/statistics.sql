@@ -15,8 +15,13 @@ SELECT (SELECT count(*) FROM pgqueue.jobs WHERE state = 'scheduled' AND reason I
         WHERE state = 'completed' AND finished_at > now() - interval '1 minute')
 
 -- name: by_type
--- Live jobs by type, with queue.
-SELECT type, queue, CAST(state AS text), count(*) FROM pgqueue.jobs GROUP BY type, queue, state ORDER BY type, queue, state
+-- Live jobs by type, with queue; and how many of those scheduled are so after an error or a loss.
+SELECT type, queue, CAST(state AS text), count(*), count(*) FILTER (WHERE state = 'scheduled' AND reason IS NOT NULL)
+FROM pgqueue.jobs GROUP BY type, queue, state ORDER BY type, queue, state
+
+-- name: enqueued
+-- How many ids were given to jobs so far, and the time: for counters and ages of monitors.
+SELECT CASE WHEN is_called THEN last_value ELSE 0 END, clock_timestamp() FROM pgqueue.jobs_id_seq
 
 -- name: schema_level
 -- The newest revision and the oldest code it serves.

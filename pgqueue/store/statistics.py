@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 from pgqueue.job import JobState
 from pgqueue.scaling import Load
@@ -33,9 +33,14 @@ def overview() -> Statement[Overview]:
     return Statement("statistics.overview", {}, lambda rows: Overview(*rows[0]))
 
 
-def by_type() -> Statement[list[tuple[str, str, str, int]]]:
-    """Live jobs: type, queue, state, number."""
-    return Statement("statistics.by_type", {}, lambda rows: [(row[0], row[1], row[2], row[3]) for row in rows])
+def by_type() -> Statement[list[tuple[str, str, str, int, int]]]:
+    """Live jobs: type, queue, state, number, and how many of them are retrying."""
+    return Statement("statistics.by_type", {}, lambda rows: [(row[0], row[1], row[2], row[3], row[4]) for row in rows])
+
+
+def enqueued() -> Statement[tuple[int, datetime]]:
+    """How many ids were given to jobs so far, rolled-back ones too; and the database's time."""
+    return Statement("statistics.enqueued", {}, lambda rows: (rows[0][0], rows[0][1]))
 
 
 LOAD_SAMPLE = 10_000

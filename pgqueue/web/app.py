@@ -15,7 +15,7 @@ from pgqueue.events import EventBus
 from pgqueue.metrics.endpoint import Metrics
 from pgqueue.registry import Registry
 from pgqueue.version import __version__
-from pgqueue.web import acts, control, demo, jobs, observe, probes, problems, schedules
+from pgqueue.web import acts, control, demo, jobs, notifications, observe, probes, problems, schedules
 from pgqueue.web.access import Access, Needs
 from pgqueue.web.client import Readers, WebQueue
 from pgqueue.web.gate import Gate, Hosts, is_loopback
@@ -65,7 +65,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.metrics = Metrics(settings, events)
+        app.state.metrics = Metrics(settings, events, pool=queue.pool_use)
         watch.start()
         try:
             yield
@@ -97,7 +97,16 @@ def create_app(
     )
     problems.install(app)
     app.include_router(probes.router)
-    guarded = (_description(), jobs.router, acts.router, control.router, observe.router, schedules.router, demo.router)
+    guarded = (
+        _description(),
+        jobs.router,
+        acts.router,
+        control.router,
+        observe.router,
+        schedules.router,
+        notifications.router,
+        demo.router,
+    )
     for router in guarded:
         app.include_router(router, responses=_RESPONSES)
     app.state.routers = (probes.router, *guarded)

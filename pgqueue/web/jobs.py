@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from pgqueue import store
+from pgqueue import store, tracing
 from pgqueue.job import EncodedJob, Job, JobState, Reason
 from pgqueue.job_filter import JobFilter
 from pgqueue.queue_base import log_enqueued, log_enqueued_many
@@ -64,7 +64,8 @@ async def enqueue(
         log_enqueued(job)
         return {"existing": job.existing, "job_id": str(job.id), "status": str(job.state)}
 
-    answer, kept = await services.act_once(request, principal, idempotency_key, act)
+    with tracing.enqueuing([new]):
+        answer, kept = await services.act_once(request, principal, idempotency_key, act)
     if answer.pop("existing"):
         response.status_code = 200
     _say_kept(response, kept)
@@ -88,7 +89,8 @@ async def enqueue_many(
         log_enqueued_many(len(jobs))
         return {"jobs": [{"job_id": str(job.id), "status": str(job.state)} for job in jobs]}
 
-    answer, kept = await services.act_once(request, principal, idempotency_key, act)
+    with tracing.enqueuing(batch):
+        answer, kept = await services.act_once(request, principal, idempotency_key, act)
     _say_kept(response, kept)
     return answer
 

@@ -184,6 +184,63 @@ class RulesBody(Body):
     reset: list[str] = Field(default_factory=list)
 
 
+class ScheduleBody(Body):
+    """A schedule to be made: when it fires, and which job; what is absent is the default."""
+
+    name: Name
+    cron: Text = Field(examples=["*/5 * * * *"], description="five fields, an alias such as @daily, or @every 5m")
+    type: Name
+    tz: Text | None = Field(default=None, examples=["Europe/Berlin"], description="whose clock counts; none: UTC")
+    payload: dict[str, Any] | None = None
+    queue: Name | None = None
+    priority: Priority | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS_LIMIT, strict=True)] | None = None
+    timeout: Seconds | None = None
+    unique_key: Text | None = None
+    concurrency_key: Text | None = None
+    missed: Literal["skip", "last", "all"] | None = Field(default=None, description="fires nobody was there for")
+    max_age: Seconds | None = Field(default=None, description="seconds; an older missed fire is not made up for")
+    overlap: Literal["allow", "skip", "queue"] | None = Field(default=None, description="while a job of it is live")
+    jitter: Seconds | None = Field(default=None, description="seconds by which each job may start later")
+    enabled: bool | None = None
+
+
+class ReadBody(Body):
+    """Whose notifications are read; without `ids` all of them."""
+
+    recipient: Text
+    ids: list[JobId] | None = Field(default=None, max_length=MAX_BULK)
+
+
+class NotificationView(BaseModel):
+    """One notification of one recipient."""
+
+    id: str
+    recipient: str
+    job_id: str
+    event_type: str
+    title: str
+    message: str
+    priority: str
+    tags: list[str]
+    at: AwareDatetime
+    read_at: AwareDatetime | None
+
+
+class NotificationPage(BaseModel):
+    """Some notifications; `unread` counts all the recipient's, `next` is for `before`."""
+
+    notifications: list[NotificationView]
+    unread: int
+    next: str | None
+
+
+class NotificationsRead(BaseModel):
+    """How many had not been read."""
+
+    read: int
+
+
 class LimitBody(Body):
     """How many jobs of the type may be processing at once; null: no limit."""
 

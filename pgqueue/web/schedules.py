@@ -1,24 +1,31 @@
-"""Routes over schedules: what there is, pause, resume, run now. They are made and changed by code and command line."""
+"""Routes over schedules: what there is and what came of it, make, change, remove, pause, resume, run now."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 
+from pgqueue import job as job_module
+from pgqueue import store
 from pgqueue.inspector import Inspector
-from pgqueue.store import scheduling
+from pgqueue.schedule_client import checked_rules
+from pgqueue.schedules import check_schedule
+from pgqueue.store import operations, scheduling
 from pgqueue.store.schedules import Schedule
 from pgqueue.web.access import Needs
 from pgqueue.web.control import PathName
-from pgqueue.web.models import Enqueued, Record
+from pgqueue.web.models import Enqueued, Record, RulesBody, ScheduleBody
 from pgqueue.web.services import Served, Services
 from pgqueue.web.tokens import Principal, Scope
 
 router = APIRouter(prefix="/api/schedules", tags=["schedules"])
 Reader = Annotated[Principal, Depends(Needs(Scope.READ))]
 Controller = Annotated[Principal, Depends(Needs(Scope.CONTROL))]
+Admin = Annotated[Principal, Depends(Needs(Scope.ADMIN))]
+Number = Annotated[int, Query(ge=1, le=1000)]
 PAYLOAD = "payload"
 
 
@@ -27,6 +34,53 @@ async def list_schedules(services: Served, principal: Reader) -> list[Record]:
     """Every schedule, by name; payloads take the scope payload."""
     rows = [_shown(one, principal) for one in await services.look(Inspector.schedules)]
     return [row for row in rows if principal.types is None or _said(row, "type") in principal.types]
+
+
+@router.post("", status_code=201, operation_id="add-schedule")
+async def add(body: ScheduleBody, services: Served, principal: Admin) -> Record:
+    """Make a schedule of the operator's; 409 if there is one of this name. `warnings` say what it will wait for."""
+    said = body.model_dump(exclude_unset=True)
+    name, rules = check_schedule(said.pop("name"), said)
+    _demand(services, principal, rules.as_json())
+    bell = services.queue.bell
+    return _made(*await services.queue.act(lambda: scheduling.add(name, rules, bell, principal.name)), principal)
+
+
+@router.patch("/{name:path}/rules", operation_id="set-schedule-rules")
+async def set_rules(name: PathName, body: RulesBody, services: Served, principal: Admin) -> Record:
+    """Change it by an operator's word, from now on: null lifts what the code says, `reset` goes back to it."""
+    found = await _check(services, principal, name)
+    rules = checked_rules(name, body.set, body.reset)
+    operator = {key: value for key, value in {**found.operator, **rules}.items() if key not in body.reset}
+    _demand(services, principal, {**found.declared, **operator})
+    bell = services.queue.bell
+    made = await services.queue.act(lambda: scheduling.change(name, rules, body.reset, bell, principal.name))
+    return _made(*made, principal)
+
+
+@router.delete("/{name:path}", operation_id="remove-schedule")
+async def remove(name: PathName, services: Served, principal: Admin) -> Record:
+    """Forget it; its jobs stay. 409 if code declares it: that would bring it back."""
+    found = await _check(services, principal, name)
+    await services.queue.act(lambda: scheduling.remove(name, services.queue.bell, principal.name))
+    return _shown(found, principal)
+
+
+@router.get("/{name:path}/next", operation_id="next-fires")
+async def next_fires(name: PathName, services: Served, principal: Reader, number: Number = 5) -> list[str]:
+    """When it fires next, in its zone."""
+    await _check(services, principal, name)
+    found = await services.queue.act(lambda: scheduling.next_fires(name, number), repeatable=True)
+    return [one.isoformat() for one in found]
+
+
+@router.get("/{name:path}/fires", operation_id="list-fires")
+async def fires(name: PathName, services: Served, principal: Reader, number: Number = 20) -> list[Record]:
+    """Its last fires, the newest first, and what came of each."""
+    await _check(services, principal, name)
+    found = await services.queue.act(lambda: operations.one(store.schedules.list_fires(name, number)), repeatable=True)
+    rows = [dataclasses.asdict(one) for one in found]
+    return [{**row, "job_id": None if row["job_id"] is None else str(row["job_id"])} for row in rows]
 
 
 @router.post("/{name:path}/pause", operation_id="pause-schedule")
@@ -53,10 +107,22 @@ async def run(name: PathName, services: Served, principal: Controller) -> Any:
     return {"job_id": str(job.id), "status": job.state}
 
 
-async def _check(services: Services, principal: Principal, name: str) -> None:
+async def _check(services: Services, principal: Principal, name: str) -> Schedule:
     schedule = await services.queue.act(lambda: scheduling.get(name), repeatable=True)
     said = {**schedule.declared, **schedule.operator}
-    services.demand(principal, str(said.get("type")), str(said.get("queue") or "default"))
+    services.demand(principal, str(said.get("type")), str(said.get("queue") or job_module.DEFAULT_QUEUE))
+    return schedule
+
+
+def _demand(services: Services, principal: Principal, rules: Mapping[str, Any]) -> None:
+    """Raise a 403 unless the token is for the jobs of these rules, a 422 where their payload does not fit the type."""
+    job_type = str(rules.get("type"))
+    services.demand(principal, job_type, str(rules.get("queue") or job_module.DEFAULT_QUEUE))
+    services.check_payload(job_type, rules.get(PAYLOAD) or {}, ("body", PAYLOAD))
+
+
+def _made(schedule: Schedule, warnings: Sequence[str], principal: Principal) -> Record:
+    return {**_shown(schedule, principal), "warnings": list(warnings)}
 
 
 def _said(row: Record, rule: str) -> Any:

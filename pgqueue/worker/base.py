@@ -153,6 +153,11 @@ class BaseWorker:
         return len(self._assigned)
 
     @property
+    def running_count(self) -> int:
+        """How many runs have begun here and not ended."""
+        return self._pool.running
+
+    @property
     def ended_count(self) -> int:
         """How many runs have ended here."""
         return self._pool.ended_count

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pgqueue import db, store
+from pgqueue import db, store, tracing
 from pgqueue.errors import DatabaseError
 from pgqueue.events import EventBus, JobsFinished
 from pgqueue.job import JobState, Reason
@@ -125,6 +125,7 @@ class Completer:
 
     async def _write(self, batch: list[Ended]) -> None:
         batch.sort(key=lambda ended: ended[0].id)
+        began = tracing.now()
         if self._progress:
             await self._write_progress([(outcome.id, outcome.attempt) for outcome, _ in batch])
         missing: list[Ended] = []
@@ -149,7 +150,11 @@ class Completer:
         self.stale_count += len(stale)
         self.done_count += len(batch)
         self._on_done([(outcome.id, outcome.attempt) for outcome, _ in batch])
-        self._events.emit(JobsFinished(Counter(outcome.counted for outcome, _ in batch), len(stale)))
+        tracing.completed([outcome for outcome, _ in batch], stale, began)
+        if self._events.heard:
+            counts = Counter(outcome.counted for outcome, _ in batch)
+            fresh = [outcome for outcome, _ in batch if outcome.id not in stale]
+            self._events.emit(JobsFinished(counts, len(stale), fresh))
         if logger.isEnabledFor(logging.DEBUG):
             for outcome, _ in batch:
                 remark = ", too late: nothing changed" if outcome.id in stale else ""
@@ -250,4 +255,7 @@ def _without_data(outcome: Outcome, error: Exception) -> Outcome:
         Reason.ERROR,
         error=entry,
         max_attempts=outcome.max_attempts,
+        type=outcome.type,
+        seconds=outcome.seconds,
+        span=outcome.span,
     )

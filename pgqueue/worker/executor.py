@@ -19,9 +19,12 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from pgqueue import tracing
+from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.errors import InvalidPayloadError, UnknownJobTypeError
 from pgqueue.job import Job, JobState, Reason
+from pgqueue.logs import RUN
 from pgqueue.middleware import Handler, compose, plain
 from pgqueue.outcome import (
     DEFAULT_POLICY,
@@ -50,16 +53,18 @@ Ended = tuple[Outcome, UUID]
 class Run:
     """One job being executed."""
 
-    __slots__ = ("context", "ended", "started", "stopping", "task", "threads", "timer")
+    __slots__ = ("began", "context", "ended", "span", "started", "stopping", "task", "threads", "timer")
 
-    def __init__(self, context: JobContext) -> None:
+    def __init__(self, context: JobContext, began: float) -> None:
         self.context = context
+        self.began = began
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.stopping: BaseException | None = None
         self.started = False
         self.threads = 0  # that it is in: more than one only where middleware gave up on one and called again
         self.ended = False
+        self.span: Any = None  # where it is traced
 
 
 class ExecutorPool:
@@ -125,9 +130,12 @@ class ExecutorPool:
     def execute(self, jobs: Sequence[Job], worker_id: UUID) -> None:
         """Start `jobs`; each ends in one outcome, whatever its handler does."""
         self._idle.clear()
+        now, traced = clock(), tracing.active()
         for job in jobs:
             context = JobContext(job, worker_id, self.resources, schema=self._schema, report=self._on_progress)
-            run = Run(context)
+            run = Run(context, now)
+            if traced:
+                run.span = tracing.executing(job)
             self._runs[job.id, job.attempt] = run
             run.task = self._loop.create_task(self._execute(run))
             if worker_id in self._lost:
@@ -176,6 +184,9 @@ class ExecutorPool:
         result: Any
         try:
             run.started = True
+            RUN.set(run.context)  # a task's context is its own
+            if run.span is not None:
+                tracing.enter(run.span)
             if run.stopping is not None:
                 raise run.stopping
             registration = self._registry.get(job.type)
@@ -224,7 +235,7 @@ class ExecutorPool:
         run = self._runs[job.id, job.attempt]
         run.threads += 1
         call = functools.partial(_caught, execute, job, context)
-        if with_variables:
+        if with_variables or run.span is not None:
             call = functools.partial(contextvars.copy_context().run, call)
         result = await self._loop.run_in_executor(self._threads, call)
         run.threads -= 1
@@ -252,7 +263,11 @@ class ExecutorPool:
                 JobState.FAILED,
                 Reason.ERROR,
                 error={"class": type(error).__name__, "message": "could not be described", "attempt": job.attempt},
+                type=job.type,
             )
+        outcome.seconds = clock() - run.began
+        if run.span is not None:
+            tracing.executed(run.span, outcome)
         outcome.elsewhere = run.context.completed_in
         run.context.end()
         if run.threads:
@@ -328,10 +343,13 @@ class _Raised:
 
 
 def _caught(execute: Handler, job: Job, context: JobContext) -> Any:
+    token = RUN.set(context)
     try:
         return execute(job, context)
     except BaseException as error:  # noqa: BLE001 - as in _execute
         return _Raised(error)
+    finally:
+        RUN.reset(token)
 
 
 def _decode(payload: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -65,10 +65,9 @@ class Cancellation:
     def set(self) -> None:
         """Tell the run to stop; called by the signal handler, in the middle of anything."""
         self._set = True
-        if self._running is None:
-            return
-        with contextlib.suppress(RuntimeError):  # the loop has just been closed
-            self._running[0].call_soon_threadsafe(self._wake)
+        if self._running is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed
+                self._running[0].call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         self._event.set()
@@ -114,11 +113,9 @@ class IsolatedContext:
         self.fencing_token = job.id, job.attempt
         fields = {"job_id": job.id, "job_type": job.type, "attempt": job.attempt}
         self.logger = logging.LoggerAdapter(logging.getLogger("pgqueue.job"), fields)
-        self.schema = request["schema"]
-        self.store_result = request["store_result"]
+        self.schema, self.store_result = request["schema"], request["store_result"]
         self.unsaid: dict[str, Any] | None = None
-        self._reported_at = 0.0
-        self._completed_in = False
+        self._reported_at, self._completed_in = 0.0, False
 
     def progress(self, percent: float, message: str | None = None) -> None:
         """As `JobContext.progress`: say how far the run is."""
@@ -168,13 +165,13 @@ class Child:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self.references: dict[str, str] = {}
+        self.bind_logs: Callable[[IsolatedContext], None] = lambda _: None
         self._resources: LazyResources | None = None
         self._pid = os.getpid()
         self._sending = threading.Lock()
         self._handlers: dict[int, tuple[Any, Any]] = {}
         self._context: IsolatedContext | None = None
-        self._busy = False
-        self._terminated = False
+        self._busy = self._terminated = False
 
     @property
     def resources(self) -> LazyResources:
@@ -250,8 +247,8 @@ class Child:
             return {**described(error), "kind": "unloadable"}
         try:
             job = job_of(json.loads(request["job"]))
-            context = IsolatedContext(job, fitted_payload(model, job.payload), request, self)
-            self._context = context
+            self._context = context = IsolatedContext(job, fitted_payload(model, job.payload), request, self)
+            self.bind_logs(context)
             if self._terminated:
                 context.cancelled.set()
             with _memory_limited(request["memory_limit"]):
@@ -389,7 +386,10 @@ def main(descriptor: int, parent: int) -> None:
         return
     child.references = hello["resources"]
     sys.path[:] = hello["path"]
-    logging.basicConfig(level=hello["level"], format="%(asctime)s %(levelname)s %(message)s")
+    from pgqueue import logs
+
+    logs.configure(hello["level"], hello["format"])
+    child.bind_logs = logs.bind
     try:
         child.serve()
     finally:

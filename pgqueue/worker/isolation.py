@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from pgqueue import validation
+from pgqueue import logs, validation
 from pgqueue.errors import ConfigurationError
 from pgqueue.job import Job
 from pgqueue.resources import Resource, references
@@ -98,7 +98,7 @@ class _Child(asyncio.Protocol):
             self.connection_lost(None)
             raise
         level = logging.getLogger().getEffectiveLevel()
-        self.send({"path": sys.path, "level": level, "resources": resources})
+        self.send({"path": sys.path, "level": level, "format": logs.current_format(), "resources": resources})
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a socket's
