@@ -8,14 +8,16 @@ import re
 import signal
 
 import httpx2 as httpx
+import psycopg
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support import DispatcherProcess, dispatchers, eventually
 from test_supervisor import alive, pids_of, with_pid_gone
 
 from pgqueue import Discard, NewJob, Registry, Retry, Settings, Snooze
-from pgqueue.events import DoorbellRang, EventBus, JobsDispatched, JobsFinished
-from pgqueue.job import Job, JobState
+from pgqueue.events import DoorbellRang, EventBus, JobsDispatched, JobsFinished, JobsReaped
+from pgqueue.job import Job, JobState, Reason
 from pgqueue.metrics.counters import MOST_TYPES, OTHER, EventCounters
 from pgqueue.metrics.endpoint import Metrics
 from pgqueue.metrics.gathered import Changes, Gathered
@@ -139,6 +141,11 @@ def test_rings_are_taken_off_what_was_saved_and_types_beyond_the_cap_are_one():
     assert registry.get_sample_value("pgqueue_jobs_completed_total", {"type": OTHER}) == 5
     assert registry.get_sample_value("pgqueue_job_run_seconds_count", {"type": OTHER}) == 5
     assert registry.get_sample_value("pgqueue_jobs_stale_rejected_total") == 3
+    lost = Outcome(1, 1, JobState.SCHEDULED, Reason.LOST, type="type-1")
+    events.emit(JobsReaped({lost.counted: 1}, [lost]))
+    assert registry.get_sample_value("pgqueue_jobs_retried_total", {"type": "type-1", "reason": "lost"}) == 1
+    assert registry.get_sample_value("pgqueue_jobs_reaped_total", {"state": "scheduled", "reason": "lost"}) == 1
+    assert registry.get_sample_value("pgqueue_job_run_seconds_count", {"type": "type-1"}) == 1, "how long is not known"
     counters.close()
     assert not events.heard
 
@@ -215,6 +222,22 @@ def test_dispatcher_and_worker_answer_probes_and_metrics_on_a_port_each(dsn, tmp
             worker.kill()
 
 
+def test_a_dispatcher_is_not_ready_while_its_database_is_away(dsn, registry, started):
+    dispatcher = started(registry, heartbeat_interval=0.3, leader_lease_duration=1)
+    eventually(lambda: dispatcher.readiness().ready)
+    name = conninfo_to_dict(dsn)["dbname"]
+    with psycopg.connect(make_conninfo(dsn, dbname="postgres"), autocommit=True) as elsewhere:
+        elsewhere.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        try:
+            elsewhere.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            eventually(lambda: not dispatcher.readiness().ready, 30)
+            eventually(lambda: not dispatcher.readiness().details["database"], 30)
+            eventually(lambda: dispatcher.readiness().details["leads"] is False, 30)
+        finally:
+            elsewhere.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+    eventually(lambda: dispatcher.readiness().ready, 30)
+
+
 def test_one_port_tells_of_all_children_and_goes_on_counting_when_they_are_replaced(dsn, tmp_path, queue, sql):
     settings = {"test_record": tmp_path / "record", "workspace_root": tmp_path}
     with dispatchers(dsn, tmp_path, 1, app=APP, execute="false", **settings):
@@ -227,6 +250,13 @@ def test_one_port_tells_of_all_children_and_goes_on_counting_when_they_are_repla
             url = monitored(parent)
             eventually(lambda: httpx.get(f"{url}/readyz").json() == {"status": "ready", "processes": 2, "ready": 2}, 60)
             assert httpx.get(f"{url}/healthz").status_code == 200
+            stopped = pids_of(parent)[0]
+            os.kill(stopped, signal.SIGSTOP)
+            try:
+                eventually(lambda: httpx.get(f"{url}/readyz").status_code == 503, 30, "a silent child is not ready")
+            finally:
+                os.kill(stopped, signal.SIGCONT)
+            eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200, 30)
             first = set(alive(sql))
 
             def counted(number):
@@ -239,11 +269,6 @@ def test_one_port_tells_of_all_children_and_goes_on_counting_when_they_are_repla
             assert value(text, "pgqueue_job_run_seconds_count", type="sleep") == 120
             eventually(lambda: value(httpx.get(f"{url}/metrics").text, "pgqueue_executor_slots") == 10)
             children = pids_of(parent)
-            os.kill(children[0], signal.SIGSTOP)
-            try:
-                eventually(lambda: httpx.get(f"{url}/readyz").status_code == 503, 30, "a silent child is not ready")
-            finally:
-                os.kill(children[0], signal.SIGCONT)
             assert parent.stop() == 0
         finally:
             parent.kill()

@@ -38,7 +38,9 @@ FOUND: dict[int | str, dict[str, Any]] = {200: {"model": Enqueued, "description"
 
 def enqueue_audited(batch: list[EncodedJob], bell: Bell, actor: str) -> Operation[list[Job]]:
     """Enqueue, with one audit row."""
-    jobs = yield from operations.enqueue_many(batch, bell, copy=False)
+    with tracing.enqueuing(batch) as span:
+        jobs = yield from operations.enqueue_many(batch, bell, copy=False)
+        span.made(jobs)
     ids = [job.id for job in jobs]
     details: dict[str, Any] = {"type": batch[0].type, "queue": batch[0].queue}
     if len(jobs) > 1:
@@ -64,8 +66,7 @@ async def enqueue(
         log_enqueued(job)
         return {"existing": job.existing, "job_id": str(job.id), "status": str(job.state)}
 
-    with tracing.enqueuing([new]):
-        answer, kept = await services.act_once(request, principal, idempotency_key, act)
+    answer, kept = await services.act_once(request, principal, idempotency_key, act)
     if answer.pop("existing"):
         response.status_code = 200
     _say_kept(response, kept)
@@ -89,8 +90,7 @@ async def enqueue_many(
         log_enqueued_many(len(jobs))
         return {"jobs": [{"job_id": str(job.id), "status": str(job.state)} for job in jobs]}
 
-    with tracing.enqueuing(batch):
-        answer, kept = await services.act_once(request, principal, idempotency_key, act)
+    answer, kept = await services.act_once(request, principal, idempotency_key, act)
     _say_kept(response, kept)
     return answer
 
