@@ -6,10 +6,13 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import httpx2 as httpx
 import psycopg
 import pytest
+from cli_tools import environment
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support import DispatcherProcess, dispatchers, eventually
@@ -220,6 +223,14 @@ def test_dispatcher_and_worker_answer_probes_and_metrics_on_a_port_each(dsn, tmp
             assert worker.stop() == 0
         finally:
             worker.kill()
+
+
+def test_a_port_without_the_extra_is_exit_code_2_and_says_how_to_get_it(dsn):
+    code = "import sys; sys.modules['prometheus_client'] = None; from pgqueue.cli import main; main()"
+    command = [sys.executable, "-c", code, "dispatcher", "--metrics-port", "0", "--database-url", dsn]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--metrics-port needs prometheus_client: pip install 'pgqueue[metrics]'" in done.stderr
 
 
 def test_a_dispatcher_is_not_ready_while_its_database_is_away(dsn, registry, started):
