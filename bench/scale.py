@@ -103,7 +103,7 @@ def measure(quick: bool, *, large: bool) -> Iterator[Point]:
     seconds = 1.5 if quick else 6.0
     backlogs = (1_000, 10_000) if quick else (1_000, 10_000, 100_000, 1_000_000, *([10_000_000] if large else []))
     for jobs in backlogs:
-        yield _said(alone(f"backlog {jobs}", jobs, 1, seconds))
+        yield _said(alone(f"backlog of {jobs}", jobs, 1, seconds))
     for types in (1, 100) if quick else (1, 10, 100, 1_000, 10_000):
         yield _said(alone(f"{types} types", 10_000 if quick else 200_000, types, seconds))
     for workers in (1, 8) if quick else (1, 4, 16, 64):

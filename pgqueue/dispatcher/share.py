@@ -8,6 +8,8 @@ first job has waited longest, each step of priority counted as so many seconds.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -16,7 +18,8 @@ from pgqueue.rules import DEFAULT_WEIGHT
 from pgqueue.store.jobs import Lane, LaneQuota
 
 LAST_PRIORITY = 32_767
-Types = dict[str, "_Front"]
+Types = deque[tuple[str, "_Front"]]
+"""Those of one queue, the one whose turn it is first."""
 Turn = tuple[bool, str, str]
 
 
@@ -68,13 +71,14 @@ class Share:
         for lane in stands:
             if budget.room(lane) > 0:
                 queues.setdefault(lane.queue, {}).setdefault(lane.type, []).append(lane)
-        fronts = {
-            queue: {
-                job_type: _Front(lanes, stands, budget, ageing.get(queue), self._key_turn.get((queue, job_type)))
-                for job_type, lanes in sorted(types.items())
-            }
-            for queue, types in sorted(queues.items())
-        }
+        fronts = {}
+        for queue, types in sorted(queues.items()):
+            names = sorted(types)
+            start = bisect_right(names, self._type_turn.get(queue, ""))
+            fronts[queue] = deque(
+                (name, _Front(types[name], stands, budget, ageing.get(queue), self._key_turn.get((queue, name))))
+                for name in names[start:] + names[:start]
+            )
         quotas = self._share(free, fronts, weights, budget)
         return [
             _quota(lane, stands[lane], number, last_priority, strict(lane.type))
@@ -110,17 +114,16 @@ class Share:
         return chosen
 
     def _next_lane(self, queue: str, types: Types) -> tuple[Lane | None, int]:
-        last = self._type_turn.get(queue, "")
-        names = list(types)
-        start = next((number for number, name in enumerate(names) if name > last), 0)
-        for name in names[start:] + names[:start]:
-            lane = types[name].next()
+        while types:
+            name, front = types[0]
+            lane = front.next()
             if lane is None:
-                del types[name]
+                types.popleft()
                 continue
+            types.rotate(-1)
             self._type_turn[queue] = name
             self._key_turn[queue, name] = _turn(lane)
-            return lane, types[name].last_priority
+            return lane, front.last_priority
         return None, 0
 
 

@@ -54,7 +54,7 @@ class Backing:
 class LiveWorker:
     """A worker that may be given jobs; `channel` None: it cannot be woken, it looks at each heartbeat.
 
-    `backings` are those of its backends that have fewer places than the worker may have slots.
+    `backings` are those of its backends that have a number of places.
     """
 
     id: UUID

@@ -141,12 +141,12 @@ class Completer:
             late = {id(ended) for ended in locked}
             batch = [ended for ended in batch if id(ended) not in late]
             missing = [ended for ended in missing if id(ended) not in late]
-        stale: set[int] = set()
+        stale: set[Run] = set()
         for outcome, _ in missing:
             if outcome.elsewhere:  # that transaction was committed, whatever the handler did afterwards
                 outcome.state, outcome.reason = JobState.COMPLETED, None
             else:
-                stale.add(outcome.id)
+                stale.add((outcome.id, outcome.attempt))
         self.stale_count += len(stale)
         self.done_count += len(batch)
         self._on_done([(outcome.id, outcome.attempt) for outcome, _ in batch])
@@ -157,7 +157,7 @@ class Completer:
             self._events.emit(JobsFinished(counts, len(stale), fresh))
         if logger.isEnabledFor(logging.DEBUG):
             for outcome, _ in batch:
-                remark = ", too late: nothing changed" if outcome.id in stale else ""
+                remark = ", too late: nothing changed" if (outcome.id, outcome.attempt) in stale else ""
                 logger.debug("job %d: processing -> %s%s", outcome.id, outcome.state.value, remark)
 
     def _again(self, locked: Sequence[Ended]) -> None:

@@ -96,6 +96,8 @@ class Backends:
         return tuple(Backing(backend.name, max(0, places), types) for backend, places, types in self._limited())
 
     def _limited(self) -> list[tuple[ExecutionBackend, int, frozenset[str]]]:
+        if not self._made and not self._given:
+            return []
         types: dict[ExecutionBackend, set[str]] = {}
         for job_type, backend in self._by_type.copy().items():
             if backend is not None:
