@@ -6,6 +6,7 @@ import re
 
 import psycopg
 import pytest
+from cli_tools import run
 from psycopg import sql as composed
 from psycopg.conninfo import make_conninfo
 from support import finished
@@ -65,6 +66,12 @@ def granted(dsn, sql, request):
         for name in names:
             if sql("SELECT FROM pg_roles WHERE rolname = %s", name):
                 sql(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"')
+
+
+def test_the_command_prints_this_sql_for_the_schema_and_prefix_that_are_said(granted):
+    done = run("db", "grants", "--database-schema", "other", "--prefix", "team_")
+    assert done.stdout == roles.grants("other", "team_")
+    assert run("db", "grants", "--prefix", 'a"b').returncode == 2
 
 
 def tables(sql):

@@ -86,7 +86,8 @@ def grants(prefix: str, **given: Any) -> None:
         raise click.UsageError(
             f"invalid prefix {prefix!r}: must be 1 to 48 characters of a-z 0-9 _, not starting with a digit"
         )
-    output.echo(roles.grants(load(given).database_schema, prefix).rstrip())
+    for line in roles.grants(load(given).database_schema, prefix).splitlines():
+        output.echo(line)
 
 
 def _server() -> Any:
