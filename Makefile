@@ -1,7 +1,7 @@
 # What a developer types. Each target that matters is a script of its own, for machines without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check fix bench docs
+.PHONY: help demo test soak check fix bench docs formal
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ fix: ## let ruff mend what it can
 	@sh scripts/environment dev
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
+
+formal: ## every state of the protocol's models, by spin (sh formal/check)
+	@sh formal/check $(ARGS)
 
 bench: ## speed and memory on this machine
 	@sh scripts/environment dev

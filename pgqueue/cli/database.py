@@ -1,19 +1,20 @@
-"""`pgqueue db`: the embedded PostgreSQL server, by hand."""
+"""`pgqueue db`: the embedded PostgreSQL server, by hand; and the rights of roles in any database."""
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any, Literal
 
 import click
 
 from pgqueue.cli import output
-from pgqueue.cli.options import json_option
+from pgqueue.cli.options import json_option, load, settings_options
 
 
 @click.group("db")
 def database() -> None:
-    """Start and stop the embedded server.
+    """Start and stop the embedded server; print grants.
 
     It lives in PGQUEUE_EMBEDDED_ROOT and runs the programs of PGQUEUE_PG_BIN; without these variables it finds a
     place and programs by itself. Nothing here touches a database that is configured.
@@ -68,6 +69,25 @@ def reset(yes: bool, as_json: bool) -> None:
     server.reset()
     output.say("the server is empty: `pgqueue migrate` or `pgqueue up` makes the schema")
     _show(server.status(), as_json=as_json)
+
+
+@database.command()
+@click.option("--prefix", default="pgqueue_", show_default=True, help="What the roles' names begin with.")
+@settings_options("database_schema")
+def grants(prefix: str, **given: Any) -> None:
+    """Print SQL that makes the roles producer, worker, dispatcher, viewer and admin, with the rights of each.
+
+    For psql, as the schema's owner, after each migration: pgqueue db grants | psql --single-transaction URL. It makes
+    no logins: GRANT pgqueue_producer TO your own.
+    """
+    from pgqueue import roles
+
+    if not re.fullmatch("[a-z_][a-z0-9_]{0,47}", prefix):
+        raise click.UsageError(
+            f"invalid prefix {prefix!r}: must be 1 to 48 characters of a-z 0-9 _, not starting with a digit"
+        )
+    for line in roles.grants(load(given).database_schema, prefix).splitlines():
+        output.echo(line)
 
 
 def _server() -> Any:

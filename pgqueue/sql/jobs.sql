@@ -24,7 +24,8 @@ WITH due AS MATERIALIZED (
 SELECT job.id, job.state, job.run_at, job.created_at FROM job CROSS JOIN bell
 
 -- name: enqueue_many
--- Rows in, rows out, in the order given; id is NULL where a live job holds the row's unique key.
+-- Rows in, rows out, in the order given; id is NULL where a live job holds the row's unique key, and then the last
+-- column says whether this role may read that job.
 -- Keys are taken in the order of their hashes, so that two batches with the same keys do not deadlock.
 WITH input AS MATERIALIZED (
   SELECT nextval('pgqueue.jobs_id_seq') AS id, item.*,
@@ -58,7 +59,8 @@ WITH input AS MATERIALIZED (
   SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(CAST(%(bell_class)s AS integer), CAST(%(bell_key)s AS integer))
               THEN CAST(pg_notify(CAST(%(bell_channel)s AS text), '') AS text) END AS rang
 )
-SELECT job.id, job.state, job.run_at, job.created_at
+SELECT job.id, job.state, job.run_at, job.created_at,
+       CASE WHEN job.id IS NULL THEN has_column_privilege('pgqueue.jobs', 'payload', 'SELECT') END
 FROM input CROSS JOIN bell LEFT JOIN job ON job.id = input.id ORDER BY input.position
 
 -- name: live_by_unique_hash
@@ -67,6 +69,11 @@ SELECT encode(unique_hash, 'hex'), id, type, CAST(payload AS text), queue, CAST(
        timeout, run_at, created_at, started_at, finished_at, worker_id, epoch, unique_key, concurrency_key,
        reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
        CAST(progress AS text), tags
+FROM pgqueue.jobs WHERE unique_hash = ANY(ARRAY(SELECT decode(hash, 'hex') FROM unnest(CAST(%(hashes)s AS text[])) AS hash))
+
+-- name: seen_by_unique_hash
+-- The same for a role that may not read payloads: of other columns only what producers are granted (roles.py).
+SELECT encode(unique_hash, 'hex'), id, queue, CAST(state AS text), priority, attempt, run_at, created_at
 FROM pgqueue.jobs WHERE unique_hash = ANY(ARRAY(SELECT decode(hash, 'hex') FROM unnest(CAST(%(hashes)s AS text[])) AS hash))
 
 -- name: replace
@@ -126,6 +133,10 @@ SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, at
        reason, CAST(result AS text), CAST(errors AS text), expires_at, replay_of, losses, backoff, CAST(headers AS text),
        CAST(progress AS text), tags
 FROM pgqueue.all_jobs WHERE id = %(id)s
+
+-- name: see
+-- One job, hot or finished, for a role that may not read payloads.
+SELECT id, queue, CAST(state AS text), priority, attempt, run_at, created_at FROM pgqueue.all_jobs WHERE id = %(id)s
 
 -- name: list_jobs
 -- Newest first, a page below `before`; NULL filters match all.

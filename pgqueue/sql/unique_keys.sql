@@ -1,11 +1,13 @@
 -- Unique keys with a time window: they outlive the job that took them.
 
 -- name: lock_keys
--- Enqueues of one key go one after the other. Which jobs hold these keys still; in the order of the hashes.
+-- Enqueues of one key go one after the other. Which jobs hold these keys still; in the order of the hashes. The last
+-- column: whether this role may read those jobs.
 INSERT INTO pgqueue.unique_keys AS held (hash, job_id, expires_at)
 SELECT decode(hash, 'hex'), 0, '-infinity' FROM unnest(CAST(%(hashes)s AS text[])) AS hash ORDER BY hash
 ON CONFLICT (hash) DO UPDATE SET hash = excluded.hash
-RETURNING encode(held.hash, 'hex'), held.job_id, held.expires_at > clock_timestamp()
+RETURNING encode(held.hash, 'hex'), held.job_id, held.expires_at > clock_timestamp(),
+          has_column_privilege('pgqueue.all_jobs', 'payload', 'SELECT')
 
 -- name: keep_keys
 -- These jobs hold their keys for so many seconds from now.

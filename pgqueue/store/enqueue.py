@@ -14,6 +14,8 @@ from pgqueue.validation import join_tags
 
 Inserted = tuple[int | None, str | None, datetime | None, datetime | None]
 """id, state, run_at and created_at of a row that went in; all None where a unique key kept it out."""
+Seen = tuple[int, str, str, int, int, datetime, datetime]
+"""id, queue, state, priority, attempt, run_at and created_at: what a role may see that may read no payloads."""
 
 
 def enqueue(job: EncodedJob, bell: Bell) -> Statement[Inserted | None]:
@@ -33,8 +35,11 @@ def enqueue(job: EncodedJob, bell: Bell) -> Statement[Inserted | None]:
     return Statement("jobs.enqueue", params, lambda rows: tuple(rows[0]) if rows else None)
 
 
-def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell) -> Statement[list[Inserted]]:
-    """Insert jobs with whatever options; the result is in the order given."""
+def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell) -> Statement[list[tuple[Inserted, bool | None]]]:
+    """Insert jobs with whatever options; the result is in the order given.
+
+    With each: None where it went in, else whether this role may read the job that has its unique key.
+    """
     hashes = [job.unique_hash for job in jobs]
     params = {
         "types": [job.type for job in jobs],
@@ -57,7 +62,7 @@ def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell) -> Statement[list[Inser
         "tags": [join_tags(job.tags) for job in jobs],
         **bell.params,
     }
-    return Statement("jobs.enqueue_many", params, lambda rows: [tuple(row) for row in rows])
+    return Statement("jobs.enqueue_many", params, lambda rows: [(tuple(row[:4]), row[4]) for row in rows])
 
 
 def live_by_unique_hash(hashes: Iterable[bytes]) -> Statement[dict[bytes, Job]]:
@@ -67,6 +72,20 @@ def live_by_unique_hash(hashes: Iterable[bytes]) -> Statement[dict[bytes, Job]]:
         return {bytes.fromhex(row[0]): job_of(row[1:], existing=True) for row in rows}
 
     return Statement("jobs.live_by_unique_hash", {"hashes": [value.hex() for value in hashes]}, parse)
+
+
+def seen_by_unique_hash(hashes: Iterable[bytes]) -> Statement[dict[bytes, Seen]]:
+    """The same for a role that may read no payloads."""
+
+    def parse(rows: list[Row]) -> dict[bytes, Seen]:
+        return {bytes.fromhex(row[0]): tuple(row[1:]) for row in rows}
+
+    return Statement("jobs.seen_by_unique_hash", {"hashes": [value.hex() for value in hashes]}, parse)
+
+
+def see(job_id: int) -> Statement[Seen | None]:
+    """One job, hot or finished, for a role that may read no payloads."""
+    return Statement("jobs.see", {"id": job_id}, lambda rows: tuple(rows[0]) if rows else None)
 
 
 def reserve_ids(count: int) -> Statement[tuple[list[int], datetime]]:

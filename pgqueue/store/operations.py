@@ -109,7 +109,8 @@ def _insert(chunk: Sequence[EncodedJob], bell: Bell) -> Operation[list[Job]]:
         inserted = yield incoming.enqueue_many([chunk[n] for n in left], bell)
         refused: dict[int, bytes] = {}
         kept: list[tuple[bytes, int, float]] = []
-        for n, row in zip(left, inserted, strict=True):
+        readable = True
+        for n, (row, may_read) in zip(left, inserted, strict=True):
             key, window = chunk[n].unique_hash, chunk[n].unique_window
             if row[0] is not None:
                 job_id, state, run_at, created_at = row
@@ -118,18 +119,21 @@ def _insert(chunk: Sequence[EncodedJob], bell: Bell) -> Operation[list[Job]]:
                     kept.append((key, row[0], window))
             elif key:
                 refused[n] = key
+                readable = may_read
         if kept:
             yield unique_keys.keep_keys(kept)
         if refused:
             # A statement of its own: its snapshot shows what was committed since, or inserted just now.
-            live = yield incoming.live_by_unique_hash(set(refused.values()))
+            keys = set(refused.values())
+            live = yield incoming.live_by_unique_hash(keys) if readable else incoming.seen_by_unique_hash(keys)
             for n, key in refused.items():
-                done[n] = yield from _conflict(chunk[n], live.get(key))
+                holder = live.get(key)
+                done[n] = yield from _conflict(chunk[n], holder if readable else _seen(chunk[n], holder))
         left = [n for n in refused if done[n] is None]
     if left:
-        keys = ", ".join(repr(chunk[n].unique_key) for n in left[:3])
+        taken = ", ".join(repr(chunk[n].unique_key) for n in left[:3])
         raise ConflictError(
-            f"unique keys {keys} are taken by jobs this transaction cannot see: use READ COMMITTED, or enqueue again"
+            f"unique keys {taken} are taken by jobs this transaction cannot see: use READ COMMITTED, or enqueue again"
         )
     return [job for job in done if job is not None]
 
@@ -139,10 +143,22 @@ def _find_held(chunk: Sequence[EncodedJob], windows: set[bytes], done: list[Job 
     held = yield unique_keys.lock_keys(windows)
     for n, new in enumerate(chunk):
         if new.unique_window and new.unique_hash in held:
-            holder = yield jobs.get(held[new.unique_hash])
+            job_id, readable = held[new.unique_hash]
+            holder = (yield jobs.get(job_id)) if readable else _seen(new, (yield incoming.see(job_id)))
             if holder is not None:  # else the history has forgotten it
                 holder.existing = True
                 done[n] = yield from _conflict(new, holder)
+
+
+def _seen(new: EncodedJob, seen: incoming.Seen | None) -> Job | None:
+    """The job that has the unique key of `new`, as a role sees it that may read no payloads: without one."""
+    if seen is None:
+        return None
+    job_id, queue, state, priority, attempt, run_at, created_at = seen
+    return Job(
+        id=job_id, type=new.type, payload={}, queue=queue, state=JobState(state), priority=priority, attempt=attempt,
+        run_at=run_at, created_at=created_at, unique_key=new.unique_key, existing=True,
+    )  # fmt: skip
 
 
 def _conflict(new: EncodedJob, holder: Job | None) -> Operation[Job | None]:

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 from pgqueue.store.statement import Row, Statement, nothing
 
 
-def lock_keys(hashes: Iterable[bytes]) -> Statement[dict[bytes, int]]:
-    """Lock these keys until the transaction ends; the result is the job that holds each whose window is not over."""
+def lock_keys(hashes: Iterable[bytes]) -> Statement[dict[bytes, tuple[int, bool]]]:
+    """Lock these keys until the transaction ends.
 
-    def parse(rows: list[Row]) -> dict[bytes, int]:
-        return {bytes.fromhex(row[0]): row[1] for row in rows if row[2]}
+    The result is the job that holds each whose window is not over, and whether this role may read it.
+    """
+
+    def parse(rows: list[Row]) -> dict[bytes, tuple[int, bool]]:
+        return {bytes.fromhex(row[0]): (row[1], row[3]) for row in rows if row[2]}
 
     return Statement("unique_keys.lock_keys", {"hashes": sorted(value.hex() for value in set(hashes))}, parse)
 
