@@ -13,7 +13,8 @@ import inspect
 import json
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -42,6 +43,7 @@ from pgqueue.resources import Resources
 from pgqueue.store.jobs import Progress
 from pgqueue.worker.backends import Backends, run_on
 from pgqueue.worker.context import JobContext
+from pgqueue.worker.deadlines import Deadlines
 from pgqueue.worker.results import encode_result
 
 logger = logging.getLogger(__name__)
@@ -53,13 +55,12 @@ Ended = tuple[Outcome, UUID]
 class Run:
     """One job being executed."""
 
-    __slots__ = ("began", "context", "ended", "span", "started", "stopping", "task", "threads", "timer")
+    __slots__ = ("began", "context", "ended", "span", "started", "stopping", "task", "threads")
 
     def __init__(self, context: JobContext, began: float) -> None:
         self.context = context
         self.began = began
         self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
         self.stopping: BaseException | None = None
         self.started = False
         self.threads = 0  # that it is in: more than one only where middleware gave up on one and called again
@@ -115,6 +116,7 @@ class ExecutorPool:
                 logger.warning("middleware %s: there is no executor for %s here", middleware.name, ", ".join(unknown))
         self.resources = Resources()
         self._runs: dict[tuple[int, int], Run] = {}
+        self._deadlines = Deadlines(self._loop, self._time_out)
         self._ended: list[Ended] = []
         self._lost: set[UUID] = set()
         self._idle = asyncio.Event()
@@ -130,16 +132,16 @@ class ExecutorPool:
     def execute(self, jobs: Sequence[Job], worker_id: UUID) -> None:
         """Start `jobs`; each ends in one outcome, whatever its handler does."""
         self._idle.clear()
-        now, traced = clock(), tracing.active()
+        now, traced, start = clock(), tracing.active(), _task_maker(self._loop)
         for job in jobs:
             context = JobContext(job, worker_id, self.resources, schema=self._schema, report=self._on_progress)
             run = Run(context, now)
             if traced:
                 run.span = tracing.executing(job)
             self._runs[job.id, job.attempt] = run
-            run.task = self._loop.create_task(self._execute(run))
             if worker_id in self._lost:
                 self._stop(run, JobLostError(f"worker {worker_id} lost its lease"))
+            run.task = start(self._execute(run))
 
     def lose(self, worker_id: UUID) -> None:
         """The worker is lost: stop its runs, and those that are still on their way here."""
@@ -176,6 +178,7 @@ class ExecutorPool:
 
     async def close(self) -> None:
         """Give the threads back, those that still run a handler are left to it; close the backends."""
+        self._deadlines.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self.backends.close()
 
@@ -197,7 +200,7 @@ class ExecutorPool:
             if registration.payload_model is not None:
                 run.context.payload = fitted(registration.payload_model, job.payload)
             if job.timeout:
-                run.timer = self._loop.call_later(job.timeout, self._time_out, run)
+                self._deadlines.add(run, job.timeout)
             call = self._calls.get(job.type) or self._composed(registration)
             result = await call(job, run.context)
             if not registration.store_result and not isinstance(result, SIGNALS):
@@ -205,8 +208,8 @@ class ExecutorPool:
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything; it ends its own job and nothing else
             result = error
         finally:
-            if run.timer is not None:
-                run.timer.cancel()
+            if job.timeout:
+                self._deadlines.remove(run, job.timeout)
         if isinstance(result, asyncio.CancelledError) and run.stopping is None and _cancelled_from_outside(run):
             run.stopping = JobReleasedError()  # the loop is ending: asyncio.run cancels every task
             run.context.cancelled.set()
@@ -329,6 +332,15 @@ class ExecutorPool:
                 logger.exception("on_error callback failed")
 
 
+def _task_maker(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:
+    """How a run's task is made: from Python 3.12 on its first step is done at once, and many a run has no second."""
+    if loop.get_task_factory() is not None:
+        return loop.create_task
+    if sys.version_info >= (3, 12):
+        return functools.partial(asyncio.Task, loop=loop, eager_start=True)
+    return functools.partial(asyncio.Task, loop=loop)
+
+
 def _cancelled_from_outside(run: Run) -> bool:
     return run.task is not None and run.task.cancelling() > 0
 
@@ -352,10 +364,15 @@ def _caught(execute: Handler, job: Job, context: JobContext) -> Any:
         RUN.reset(token)
 
 
+_read_json = json.JSONDecoder().raw_decode
+
+
 def _decode(payload: Any) -> dict[str, Any]:
     """The payload as dispatch read it, JSON text; undecodable is one job's trouble."""
     try:
-        decoded = json.loads(payload)
+        decoded, end = _read_json(payload)  # without json.loads's looking for what may stand before and after
+        if end != len(payload):
+            raise ValueError("there is more after it")
     except (ValueError, RecursionError) as error:
         raise InvalidPayloadError(f"payload cannot be read: {error}") from None
     if not isinstance(decoded, dict):
