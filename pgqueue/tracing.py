@@ -111,15 +111,16 @@ def executed(span: Span, outcome: Outcome) -> None:
     outcome.span = span
 
 
-def completed(outcomes: Sequence[Outcome], stale: set[int], began: int) -> None:
-    """Outcomes were written, or (`stale`, their ids) fenced off; that began at `began` (ns)."""
+def completed(outcomes: Sequence[Outcome], stale: set[tuple[int, int]], began: int) -> None:
+    """Outcomes were written, or (`stale`, by id and attempt) fenced off; that began at `began` (ns)."""
     if not active():
         return
     from opentelemetry.trace import set_span_in_context
 
     for outcome in outcomes:
         if outcome.span is not None:
-            attributes = {"messaging.message.id": str(outcome.id), "pgqueue.stale": outcome.id in stale}
+            late = (outcome.id, outcome.attempt) in stale
+            attributes = {"messaging.message.id": str(outcome.id), "pgqueue.stale": late}
             parent = set_span_in_context(outcome.span)
             span = _start("complete", outcome.type, None, parent, attributes, began)
             _tell(span, outcome)

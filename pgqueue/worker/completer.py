@@ -153,7 +153,7 @@ class Completer:
         tracing.completed([outcome for outcome, _ in batch], stale, began)
         if self._events.heard:
             counts = Counter(outcome.counted for outcome, _ in batch)
-            fresh = [outcome for outcome, _ in batch if outcome.id not in stale]
+            fresh = [outcome for outcome, _ in batch if (outcome.id, outcome.attempt) not in stale]
             self._events.emit(JobsFinished(counts, len(stale), fresh))
         if logger.isEnabledFor(logging.DEBUG):
             for outcome, _ in batch:
