@@ -44,16 +44,24 @@ class Access:
             DatabaseUnavailableError, SchemaError: nobody knows.
         """
         token = _bearer(authorization)
-        digest = digest_of(token or b"")
+        return await self.recognise(None if token is None else digest_of(token))
+
+    async def recognise(self, given: bytes | None) -> Principal:
+        """Whose token has this digest; None: no token was sent.
+
+        Raises:
+            As `identify`.
+        """
+        digest = digest_of(b"") if given is None else given
         if self._own is not None and hmac.compare_digest(digest, self._own):
             return ENVIRONMENT
-        if token is None and self._closed:
+        if given is None and self._closed:
             raise _unauthorized()
         try:
             self._watch.check()
             any_live, found = await self._queue.read(store.api_tokens.find_token(digest))
         except PgQueueError:
-            if self._seen_live and token is None:
+            if self._seen_live and given is None:
                 raise _unauthorized() from None
             raise
         self._seen_live = any_live
