@@ -45,7 +45,7 @@ def _make_pages(services: Services, sessions: Sessions, access: Access) -> FastA
     app.state.sessions = sessions
     app.state.access = access
     app.state.streams = Streams()
-    app.state.figures = Figures(services.readers, services.settings.leader_name)
+    app.state.figures = Figures(services.readers, services.settings)
     for screen in SCREENS:
         app.include_router(screen.router)
     app.mount("/static", _Static(directory=str(files(pages.HERE).joinpath("static"))), name="static")

@@ -87,7 +87,7 @@ def is_page(scope: Scope) -> bool:
     path = scope["path"]
     if path in PROBES or path == "/openapi.json" or path.startswith("/api/") or path == "/api":
         return False
-    if path.startswith(STATIC) or path in {"/", SIGN_IN, "/live"}:
+    if path.startswith(STATIC) or path in {"/", SIGN_IN, "/live", "/series"}:
         return True
     return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 

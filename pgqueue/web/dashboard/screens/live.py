@@ -1,13 +1,11 @@
-"""The stream that tells open pages that a second has passed and what the figures are now.
+"""The stream that tells open pages to load their live part again. It carries nothing of the queue.
 
-A page reloads its live part at each event; the overview also draws them. A stream ends by itself after a while: the
-browser opens the next one, and its session is looked at again.
+A stream ends by itself after a while: the browser opens the next one, and its session is looked at again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -15,11 +13,11 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 
 from pgqueue.clock import clock
-from pgqueue.errors import PgQueueError
 from pgqueue.web.access import Needs
-from pgqueue.web.dashboard.figures import Figures
 from pgqueue.web.problems import ProblemError
+from pgqueue.web.services import Served
 from pgqueue.web.tokens import Principal, Scope
+from pgqueue.web.watch import DatabaseWatch
 
 router = APIRouter()
 INTERVAL = 1.0  # seconds
@@ -38,18 +36,15 @@ class Streams:
         """End them all: the server stops."""
         self._leaving.set()
 
-    async def events(self, figures: Figures) -> AsyncIterator[bytes]:
+    async def events(self, watch: DatabaseWatch) -> AsyncIterator[bytes]:
         """What one stream sends."""
         self.number += 1
         until = clock() + LONGEST
         try:
             yield b"retry: 1000\n\n"
             while clock() < until and not self._leaving.is_set():
-                try:
-                    found = json.dumps(await figures.point())
-                    yield f"event: live\ndata: {found}\n\n".encode()
-                except PgQueueError:
-                    yield b"event: away\ndata: {}\n\n"
+                away = watch.health is not None and watch.health.error is not None
+                yield b"event: away\ndata: {}\n\n" if away else b"event: live\ndata: {}\n\n"
                 try:
                     await asyncio.wait_for(self._leaving.wait(), INTERVAL)
                 except TimeoutError:
@@ -59,9 +54,11 @@ class Streams:
 
 
 @router.get("/live")
-async def live(request: Request, _principal: Annotated[Principal, Depends(Needs(Scope.READ))]) -> StreamingResponse:
-    """Server-sent events: `live` with the figures, `away` while the database is."""
+async def live(
+    request: Request, services: Served, _principal: Annotated[Principal, Depends(Needs(Scope.READ))]
+) -> StreamingResponse:
+    """Server-sent events: `live` each second, `away` while the database is."""
     streams: Streams = request.app.state.streams
     if streams.number >= MOST_STREAMS:
         raise ProblemError(503, "too many open pages", headers={"Retry-After": "10"})
-    return StreamingResponse(streams.events(request.app.state.figures), media_type="text/event-stream")
+    return StreamingResponse(streams.events(services.watch), media_type="text/event-stream")

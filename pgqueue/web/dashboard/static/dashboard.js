@@ -17,9 +17,9 @@
   const open = () => {
     if (stream || document.hidden || !pulse()) return;
     stream = new EventSource("/live");
-    stream.addEventListener("live", (event) => {
+    stream.addEventListener("live", () => {
       say("good", "live updates: on");
-      document.body.dispatchEvent(new CustomEvent("live", { detail: JSON.parse(event.data) }));
+      document.body.dispatchEvent(new CustomEvent("live"));
     });
     stream.addEventListener("away", () => say("bad", "live updates: the database is away"));
     stream.onerror = () => {
