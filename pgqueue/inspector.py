@@ -25,6 +25,7 @@ from pgqueue.store.acts import Failure
 from pgqueue.store.configuration import QueueConfig, TypeConfig
 from pgqueue.store.dependencies import Relative
 from pgqueue.store.leader import LeaderInfo, Standby
+from pgqueue.store.listing import AuditLine, JobLine
 from pgqueue.store.schedules import Schedule
 from pgqueue.store.statistics import Overview, Quantiles, Recent, Totals
 from pgqueue.store.workers import WorkerInfo
@@ -87,6 +88,21 @@ class Inspector:
         if where is not None:
             return self._run(store.acts.list_matching(where, before=before, limit=limit))
         return self._run(store.jobs.list_jobs(state=state, job_type=job_type, queue=queue, before=before, limit=limit))
+
+    def page(
+        self, where: JobFilter, *, retrying: bool = False, before: int | None = None, limit: int = 50
+    ) -> Sequence[JobLine]:
+        """As `jobs`, without payloads and results: what a list shows; `retrying`: of the scheduled those tried before.
+
+        Raises:
+            InvalidArgumentError: a limit outside 1 to 500.
+        """
+        validation.check_integer(limit, "limit", 1, MAX_PAGE)
+        return self._run(store.listing.page(where, retrying=retrying, before=before, limit=limit))
+
+    def audit(self, job_id: int) -> list[AuditLine]:
+        """Who did what with a job, the newest first; of the latest acts alone."""
+        return self._run(store.listing.audit_of(str(validation.check_integer(job_id, "job id", 1, 2**63 - 1))))
 
     def failures(self, *, job_type: str | None = None, queue: str | None = None, limit: int = 50) -> list[Failure]:
         """Failed jobs by the fingerprint of their last error, the most frequent first."""

@@ -98,6 +98,10 @@ class Needs:
     def __call__(self, request: Request) -> Principal:
         """The principal, if it has the scope."""
         principal: Principal = request.state.principal
+        self.check(principal)
+        return principal
+
+    def check(self, principal: Principal) -> None:
+        """Raise a 403 for a principal without the scope."""
         if not principal.may(self.scope):
             raise ProblemError(403, f"this token has not the scope {self.scope}")
-        return principal

@@ -50,7 +50,17 @@ def relative(at: datetime | None, now: datetime) -> str:
     return f"{duration(rounded)} ago" if seconds > 0 else f"in {duration(rounded)}"
 
 
+def whole(value: Any) -> str:
+    """JSON for changing."""
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def one_line(value: Any) -> str:
+    """JSON in one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def pretty(value: Any) -> str:
     """JSON for reading, its end cut off where it is long."""
-    text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=False)
+    text = whole(value)
     return text if len(text) <= MOST_JSON else f"{text[:MOST_JSON]}\n… {len(text) - MOST_JSON} characters more"

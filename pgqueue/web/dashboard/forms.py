@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from pgqueue.web.bodies import is_too_deep
 from pgqueue.web.dashboard.gate import form_of
 from pgqueue.web.problems import ProblemError
 
@@ -48,6 +50,32 @@ class Fields(dict[str, str]):
             return int(self[name])
         except ValueError:
             raise ProblemError(422, f"{name}: must be a whole number") from None
+
+    def json_object(self, name: str) -> dict[str, Any]:
+        """A JSON object; an empty one where nothing is filled in.
+
+        Raises:
+            ProblemError: 422, it is none.
+        """
+        text = self.get(name, "{}")
+        found = self.json(name, text)
+        if not isinstance(found, dict):
+            raise ProblemError(422, f"{name}: must be a JSON object")
+        return found
+
+    @staticmethod
+    def json(name: str, text: str) -> Any:
+        """A field's text as JSON.
+
+        Raises:
+            ProblemError: 422, it is none.
+        """
+        if is_too_deep(text.encode()):
+            raise ProblemError(422, f"{name}: nested too deeply")
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ProblemError(422, f"{name}: not JSON: {error}") from None
 
 
 async def _fields(request: Request) -> Fields:

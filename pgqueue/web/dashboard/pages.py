@@ -42,6 +42,8 @@ def _environment() -> jinja2.Environment:
         "number": formats.number,
         "duration": formats.duration,
         "pretty": formats.pretty,
+        "whole": formats.whole,
+        "tojson_text": formats.one_line,
         "relative": formats.relative,
         "query": urlencode,
     }

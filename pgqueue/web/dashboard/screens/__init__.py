@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgqueue.web.dashboard.screens import live, overview, sign_in
+from pgqueue.web.dashboard.screens import enqueue, job, jobs, live, overview, sign_in
 
-SCREENS = (sign_in, live, overview)
+SCREENS = (sign_in, live, overview, jobs, job, enqueue)
 """Each has a `router`."""
