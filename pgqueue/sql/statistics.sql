@@ -7,34 +7,46 @@ UNION ALL
 SELECT CAST(state AS text), count(*) FROM pgqueue.finished_jobs GROUP BY state
 
 -- name: totals
--- Jobs by state, each counted up to `most`; and about how many there are in all, live and finished by state, from the
--- sizes of the tables and how full their pages were when they were last looked at (where never: 25 rows a page).
-WITH live AS MATERIALIZED (
-  SELECT state, reason IS NOT NULL AS tried FROM pgqueue.jobs LIMIT CAST(%(most)s AS bigint) + 1
-), sizes AS MATERIALIZED (
-  SELECT root.name, CAST(sum(pg_relation_size(tree.relid) / CAST(current_setting('block_size') AS bigint)
+-- Jobs by state, where there are about `most` or fewer; and about how many there are, live and finished by state, from
+-- the sizes of the tables and how full their pages were when they were last looked at (where never: 25 rows a page).
+-- A table that is not partitioned has no tree. Of more live jobs than that, the states of those on some of its pages.
+WITH sizes AS MATERIALIZED (
+  SELECT root.name, CAST(sum(pg_relation_size(leaf.oid) / CAST(current_setting('block_size') AS bigint)
                              * CASE WHEN leaf.reltuples > 0 AND leaf.relpages > 0
                                     THEN leaf.reltuples / leaf.relpages ELSE 25 END) AS bigint) AS rows
   FROM (VALUES ('live', 'pgqueue.jobs'), ('completed', 'pgqueue.finished_jobs_completed'),
                ('failed', 'pgqueue.finished_jobs_failed'), ('cancelled', 'pgqueue.finished_jobs_cancelled'))
     AS root (name, place)
-  CROSS JOIN LATERAL pg_partition_tree(CAST(root.place AS regclass)) AS tree
-  JOIN pg_class AS leaf ON leaf.oid = tree.relid
-  WHERE tree.isleaf
+  LEFT JOIN LATERAL pg_partition_tree(CAST(root.place AS regclass)) AS tree ON true
+  JOIN pg_class AS leaf ON leaf.oid = coalesce(tree.relid, CAST(root.place AS regclass))
+  WHERE leaf.relkind = 'r'
   GROUP BY root.name
 )
-SELECT 'live', CAST(state AS text), count(*), count(*) FILTER (WHERE tried) FROM live GROUP BY state
+SELECT 'live', CAST(state AS text), count(*), count(*) FILTER (WHERE reason IS NOT NULL) FROM pgqueue.jobs
+WHERE (SELECT rows FROM sizes WHERE name = 'live') <= CAST(%(most)s AS bigint)
+GROUP BY state
+UNION ALL
+SELECT 'sample', CAST(state AS text), count(*), count(*) FILTER (WHERE reason IS NOT NULL)
+FROM pgqueue.jobs TABLESAMPLE SYSTEM (CAST(%(percent)s AS real))
+WHERE (SELECT rows FROM sizes WHERE name = 'live') > CAST(%(most)s AS bigint)
+GROUP BY state
 UNION ALL
 SELECT 'running', 'processing', count(*), 0 FROM pgqueue.jobs WHERE state = 'processing'
 UNION ALL
 SELECT 'finished', 'completed', count(*), 0
-FROM (SELECT FROM pgqueue.finished_jobs WHERE state = 'completed' LIMIT CAST(%(most)s AS bigint) + 1) AS job
+FROM (SELECT FROM pgqueue.finished_jobs
+      WHERE state = 'completed' AND (SELECT rows FROM sizes WHERE name = 'completed') <= CAST(%(most)s AS bigint)
+      LIMIT CAST(%(most)s AS bigint) + 1) AS job
 UNION ALL
 SELECT 'finished', 'failed', count(*), 0
-FROM (SELECT FROM pgqueue.finished_jobs WHERE state = 'failed' LIMIT CAST(%(most)s AS bigint) + 1) AS job
+FROM (SELECT FROM pgqueue.finished_jobs
+      WHERE state = 'failed' AND (SELECT rows FROM sizes WHERE name = 'failed') <= CAST(%(most)s AS bigint)
+      LIMIT CAST(%(most)s AS bigint) + 1) AS job
 UNION ALL
 SELECT 'finished', 'cancelled', count(*), 0
-FROM (SELECT FROM pgqueue.finished_jobs WHERE state = 'cancelled' LIMIT CAST(%(most)s AS bigint) + 1) AS job
+FROM (SELECT FROM pgqueue.finished_jobs
+      WHERE state = 'cancelled' AND (SELECT rows FROM sizes WHERE name = 'cancelled') <= CAST(%(most)s AS bigint)
+      LIMIT CAST(%(most)s AS bigint) + 1) AS job
 UNION ALL
 SELECT 'about', name, rows, 0 FROM sizes
 

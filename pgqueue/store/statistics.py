@@ -67,35 +67,39 @@ def counts() -> Statement[dict[str, int]]:
     return Statement("statistics.counts", {}, parse)
 
 
-def totals(most: int = EXACT_UP_TO) -> Statement[Totals]:
-    """How many jobs are in each state, exactly as far as there are at most so many live, or finished in one state."""
+def totals(most: int = EXACT_UP_TO, percent: float = 1.0) -> Statement[Totals]:
+    """How many jobs are in each state: exactly where about `most` or fewer are live, or finished in one state.
+
+    Of more live ones, `percent` of the table's pages are looked at.
+    """
 
     def parse(rows: list[Row]) -> Totals:
-        about = {row[1]: row[2] for row in rows if row[0] == "about"}
-        live = {row[1]: row[2] for row in rows if row[0] == "live"}
-        tried = {row[1]: row[3] for row in rows if row[0] == "live"}
-        running = next(row[2] for row in rows if row[0] == "running")
-        counted = {row[1]: row[2] for row in rows if row[0] == "finished"}
-        estimated = {state for state, number in counted.items() if number > most}
-        found = counted | {state: max(counted[state], about[state]) for state in estimated}
-        seen = sum(live.values())
-        retrying = tried.get(JobState.SCHEDULED.value, 0)
-        if seen > most:
-            share = max(seen, about["live"]) / seen
-            live = {state: round(number * share) for state, number in live.items()}
-            retrying = round(retrying * share)
+        kinds: dict[str, dict[str, tuple[int, int]]] = {}
+        for kind, name, number, tried in rows:
+            kinds.setdefault(kind, {})[name] = (number, tried)
+        about = {name: number for name, (number, _tried) in kinds["about"].items()}
+        found = {state.value: 0 for state in JobState}
+        found |= {state: number for state, (number, _tried) in kinds["finished"].items()}
+        estimated = {state for state in kinds["finished"] if max(about[state], found[state]) > most}
+        found |= {state: max(found[state], about[state]) for state in estimated}
+        live, share = kinds.get("live", {}), 1.0
+        if about["live"] > most:
+            live = kinds.get("sample", {JobState.PENDING.value: (1, 0)})
+            share = about["live"] / sum(number for number, _tried in live.values())
             estimated |= {state.value for state in JobState if not state.finished} - {JobState.PROCESSING.value}
-        live[JobState.PROCESSING.value] = running
-        return Totals({state.value: 0 for state in JobState} | live | found, frozenset(estimated), retrying)
+        found |= {state: round(number * share) for state, (number, _tried) in live.items()}
+        found[JobState.PROCESSING.value] = kinds["running"][JobState.PROCESSING.value][0]
+        _number, tried = live.get(JobState.SCHEDULED.value, (0, 0))
+        return Totals(found, frozenset(estimated), round(tried * share))
 
-    return Statement("statistics.totals", {"most": most}, parse)
+    return Statement("statistics.totals", {"most": most, "percent": percent}, parse)
 
 
 def overview() -> Operation[Overview]:
     """What `pgqueue stats` shows beside the counts."""
     retrying, oldest = yield backlog()
     steps, whole = yield from recent(60.0, 86_400.0)  # a step is a day: one or two of them
-    share = 1.0 if whole else 60.0 / min(60.0, max(1.0, *(one.age for one in steps)))
+    share = 1.0 if whole else 60.0 / min(60.0, max([1.0, *(one.age for one in steps)]))
     fullest = max(steps, key=lambda one: one.completed + one.failed, default=None)
     return Overview(
         retrying,
