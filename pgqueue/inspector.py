@@ -25,9 +25,10 @@ from pgqueue.store import Statement
 from pgqueue.store.acts import Failure
 from pgqueue.store.configuration import QueueConfig, TypeConfig
 from pgqueue.store.dependencies import Relative
-from pgqueue.store.leader import LeaderInfo
+from pgqueue.store.leader import LeaderInfo, Standby
+from pgqueue.store.listing import AuditLine, JobLine
 from pgqueue.store.schedules import Schedule
-from pgqueue.store.statistics import Overview
+from pgqueue.store.statistics import Overview, Quantiles, Recent, Totals
 from pgqueue.store.workers import WorkerInfo
 
 T = TypeVar("T")
@@ -90,19 +91,62 @@ class Inspector:
             return self._run(store.acts.list_matching(where, before=before, limit=limit))
         return self._run(store.jobs.list_jobs(state=state, job_type=job_type, queue=queue, before=before, limit=limit))
 
+    def page(
+        self, where: JobFilter, *, retrying: bool = False, before: int | None = None, limit: int = 50
+    ) -> Sequence[JobLine]:
+        """As `jobs`, without payloads and results: what a list shows; `retrying`: of the scheduled those tried before.
+
+        Raises:
+            InvalidArgumentError: a limit outside 1 to 500.
+        """
+        validation.check_integer(limit, "limit", 1, MAX_PAGE)
+        return self._run(store.listing.page(where, retrying=retrying, before=before, limit=limit))
+
+    def audit(self, job_id: int) -> list[AuditLine]:
+        """Who did what with a job, the newest first; of the latest acts alone."""
+        return self._run(store.listing.audit_of(str(validation.check_integer(job_id, "job id", 1, 2**63 - 1))))
+
     def failures(self, *, job_type: str | None = None, queue: str | None = None, limit: int = 50) -> list[Failure]:
         """Failed jobs by the fingerprint of their last error, the most frequent first."""
         validation.check_integer(limit, "limit", 1, MAX_PAGE)
         return self._run(store.acts.failures(job_type=job_type, queue=queue, limit=limit))
 
     def counts(self) -> dict[str, int]:
-        """How many jobs are in each state, and `retrying`: those scheduled after an error or a loss."""
+        """How many jobs are in each state, exactly, and `retrying`: those scheduled after an error or a loss."""
         counts = self._run(store.statistics.counts())
-        return {**counts, "retrying": self.overview().retrying}
+        return {**counts, "retrying": self._run(store.statistics.backlog())[0]}
+
+    def totals(self) -> Totals:
+        """As `counts`, but no dearer the more there is: above a million an estimate, which is said to be one."""
+        return self._run(store.statistics.totals())
 
     def overview(self) -> Overview:
-        """Retrying jobs, the oldest pending job's age in seconds, completions of the last minute."""
-        return self._run(store.statistics.overview())
+        """Retrying jobs, the oldest pending job's age in seconds; what ended in the last minute, its waits and runs."""
+        return self._session.drive(store.statistics.overview)
+
+    def recent(self, window: float, step: float) -> list[Recent]:
+        """What finished within the last `window` seconds, by steps of so many; where it was very much, the latest."""
+        return self._session.drive(lambda: store.statistics.recent(window, step))[0]
+
+    def statistics(self, leader_name: str) -> dict[str, Any]:
+        """The queue in figures, as CLI and web show them: `totals`, `overview`, and who leads by this name.
+
+        `estimated` names the states whose number is an estimate; `oldest_pending` is in seconds.
+        """
+        totals, overview = self.totals(), self.overview()
+        lease = next((one for one in self.leader() if one.name == leader_name), None)
+        return {
+            **totals.counts,
+            "retrying": totals.retrying,
+            "estimated": sorted(totals.estimated),
+            "jobs_per_second": round(overview.completed_last_minute / 60, 3),
+            "failures_per_second": round(overview.failed_last_minute / 60, 3),
+            "oldest_pending": overview.oldest_pending,
+            "wait": _named(overview.wait),
+            "run": _named(overview.run),
+            "leader": lease.holder if lease is not None and lease.alive else None,
+            "epoch": lease.epoch if lease is not None else 0,
+        }
 
     def enqueued(self) -> tuple[int, datetime]:
         """How many jobs were enqueued so far, by whomever, rolled-back ones too; and the database's time."""
@@ -188,6 +232,10 @@ class Inspector:
         """Every lease: who leads, since when, in which epoch."""
         return self._run(store.leader.show())
 
+    def standbys(self) -> list[Standby]:
+        """The dispatchers that are connected and do not lead; behind a transaction pooler, none is seen."""
+        return self._run(store.leader.standbys())
+
     def parents(self, job_id: int, *, limit: int = 100) -> list[Relative]:
         """What a job waits or waited for, in the order of the ids."""
         number = validation.check_integer(job_id, "job id", 1, 2**63 - 1)
@@ -244,3 +292,7 @@ class Inspector:
 
     def _run(self, statement: Statement[T]) -> T:
         return self._session.run(statement)
+
+
+def _named(quantiles: Quantiles | None) -> dict[str, float] | None:
+    return None if quantiles is None else dict(zip(("p50", "p95", "p99"), quantiles, strict=True))

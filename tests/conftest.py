@@ -14,6 +14,7 @@ from typing import Any
 import postgres_provider
 import psycopg
 import pytest
+from browser_tools import Site, chromium, opened, serving  # noqa: F401 - fixtures
 
 from pgqueue import Dispatcher, Queue, Settings, migrate
 from pgqueue.testing import databases
@@ -92,6 +93,29 @@ def sql(dsn: str) -> Iterator[Callable[..., list[Any]]]:
 def queue(dsn: str) -> Iterator[Queue]:
     """A Queue on the test's database."""
     with Queue(dsn) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def site(chromium: Any) -> Iterator[Site]:  # noqa: F811 - the fixture; only with a browser
+    """The dashboard's server, with a dispatcher that runs `browser_handlers`; one for all tests of this process."""
+    from browser_handlers import make_registry
+
+    for database in _database(TEMPLATE):
+        registry = make_registry()
+        dispatcher = Dispatcher(Settings(database_url=database), registry)
+        dispatcher.start()
+        try:
+            with serving(database, registry) as made:
+                yield made
+        finally:
+            dispatcher.stop()
+
+
+@pytest.fixture
+def page(chromium: Any, site: Site) -> Iterator[Any]:  # noqa: F811 - the fixture
+    """A page of the browser, with nothing in it yet."""
+    with opened(chromium, site) as made:
         yield made
 
 

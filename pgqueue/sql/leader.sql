@@ -58,6 +58,17 @@ SELECT name, holder_id, holder, backend_pid, epoch, acquired_at, CASE WHEN isfin
        CASE WHEN isfinite(expires_at) THEN CAST(extract(epoch FROM expires_at - clock_timestamp()) AS double precision) END
 FROM pgqueue.leader ORDER BY name
 
+-- name: standbys
+-- Dispatchers that are connected and do not lead: sessions of holders that have no lease and work on nothing. Behind a
+-- transaction pooler they are not to be seen.
+SELECT CAST(substring(application_name FROM %(prefix)s) AS uuid), min(host(client_addr)), min(backend_start)
+FROM pg_stat_activity
+WHERE datname = current_database() AND application_name ~ CAST(%(prefix)s AS text)
+  AND CAST(substring(application_name FROM %(prefix)s) AS uuid) NOT IN (
+    SELECT holder_id FROM pgqueue.leader WHERE holder_id IS NOT NULL AND expires_at > clock_timestamp()
+    UNION ALL SELECT id FROM pgqueue.workers WHERE left_at IS NULL AND NOT dead)
+GROUP BY 1 ORDER BY 3
+
 -- name: try_bell
 -- Exclusive: granted when no enqueue is in flight; from then on enqueuers ring.
 SELECT pg_try_advisory_lock(%(bell_class)s, %(bell_key)s)

@@ -38,6 +38,15 @@ class LeaderInfo:
     expires_in: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """A dispatcher that waits to lead; `address` is its session's, None for a local one."""
+
+    holder_id: UUID
+    address: str | None
+    since: datetime
+
+
 def ensure(name: str) -> Statement[None]:
     """Make the row of this leader name if there is none."""
     return Statement("leader.ensure", {"name": name}, nothing)
@@ -100,6 +109,15 @@ def show() -> Statement[list[LeaderInfo]]:
         return [LeaderInfo(*row) for row in rows]
 
     return Statement("leader.show", {}, parse)
+
+
+_HOLDER = r"^pgqueue/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$"
+"""What the sessions of a holder are called."""
+
+
+def standbys() -> Statement[list[Standby]]:
+    """The dispatchers that are connected and do not lead, whatever leader they are candidates for; oldest first."""
+    return Statement("leader.standbys", {"prefix": _HOLDER}, lambda rows: [Standby(*row) for row in rows])
 
 
 def try_bell(bell: Bell) -> Statement[bool]:

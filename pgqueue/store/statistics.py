@@ -7,20 +7,59 @@ from datetime import date, datetime
 
 from pgqueue.job import JobState
 from pgqueue.scaling import Load
-from pgqueue.store.statement import Row, Statement, nothing, scalar
+from pgqueue.store.statement import Operation, Row, Statement, nothing, scalar
+
+EXACT_UP_TO = 1_000_000
+"""How many jobs of one kind are counted; what is beyond is estimated, and said to be."""
+RECENT_PAGES = 2_000
+"""How much of the end of each leaf of the history is read for what happened lately: 16 MB, some 50 000 jobs."""
+
+Quantiles = tuple[float, float, float]
+"""The median, the 95th and the 99th of a hundred, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Jobs by state, every state among them; `estimated` are those whose number is one."""
+
+    counts: dict[str, int]
+    estimated: frozenset[str]
+    retrying: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What finished in one step of time, which begins at `at` (Unix time); quantiles are None where nothing ran.
+
+    `age`: seconds since the first of it finished.
+    """
+
+    at: float
+    completed: int
+    failed: int
+    cancelled: int
+    wait: Quantiles | None
+    run: Quantiles | None
+    age: float
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """`oldest_pending` is in seconds, None without a pending job."""
+    """`oldest_pending` is in seconds, None without a pending job. Of the last minute: how many ended, waits, run times.
+
+    Where so much ended in it that only a part of the minute was looked at, the numbers stand for all of it.
+    """
 
     retrying: int
     oldest_pending: float | None
     completed_last_minute: int
+    failed_last_minute: int = 0
+    wait: Quantiles | None = None
+    run: Quantiles | None = None
 
 
 def counts() -> Statement[dict[str, int]]:
-    """How many jobs are in each state; every state is there."""
+    """How many jobs are in each state, exactly, whatever it takes; every state is there."""
 
     def parse(rows: list[Row]) -> dict[str, int]:
         return {state.value: 0 for state in JobState} | {row[0]: row[1] for row in rows}
@@ -28,9 +67,93 @@ def counts() -> Statement[dict[str, int]]:
     return Statement("statistics.counts", {}, parse)
 
 
-def overview() -> Statement[Overview]:
+def totals(most: int = EXACT_UP_TO, percent: float = 1.0) -> Statement[Totals]:
+    """How many jobs are in each state: exactly where about `most` or fewer are live, or finished in one state.
+
+    Of more live ones, `percent` of the table's pages are looked at.
+    """
+
+    def parse(rows: list[Row]) -> Totals:
+        kinds: dict[str, dict[str, tuple[int, int]]] = {}
+        for kind, name, number, tried in rows:
+            kinds.setdefault(kind, {})[name] = (number, tried)
+        about = {name: number for name, (number, _tried) in kinds["about"].items()}
+        found = {state.value: 0 for state in JobState}
+        found |= {state: number for state, (number, _tried) in kinds["finished"].items()}
+        estimated = {state for state in kinds["finished"] if max(about[state], found[state]) > most}
+        found |= {state: max(found[state], about[state]) for state in estimated}
+        live, share = kinds.get("live", {}), 1.0
+        if about["live"] > most:
+            live = kinds.get("sample", {JobState.PENDING.value: (1, 0)})
+            share = about["live"] / sum(number for number, _tried in live.values())
+            estimated |= {state.value for state in JobState if not state.finished} - {JobState.PROCESSING.value}
+        found |= {state: round(number * share) for state, (number, _tried) in live.items()}
+        found[JobState.PROCESSING.value] = kinds["running"][JobState.PROCESSING.value][0]
+        _number, tried = live.get(JobState.SCHEDULED.value, (0, 0))
+        return Totals(found, frozenset(estimated), round(tried * share))
+
+    return Statement("statistics.totals", {"most": most, "percent": percent}, parse)
+
+
+def overview() -> Operation[Overview]:
     """What `pgqueue stats` shows beside the counts."""
-    return Statement("statistics.overview", {}, lambda rows: Overview(*rows[0]))
+    retrying, oldest = yield backlog()
+    steps, whole = yield from recent(60.0, 86_400.0)  # a step is a day: one or two of them
+    share = 1.0 if whole else 60.0 / min(60.0, max([1.0, *(one.age for one in steps)]))
+    fullest = max(steps, key=lambda one: one.completed + one.failed, default=None)
+    return Overview(
+        retrying,
+        oldest,
+        round(sum(one.completed for one in steps) * share),
+        round(sum(one.failed for one in steps) * share),
+        None if fullest is None else fullest.wait,
+        None if fullest is None else fullest.run,
+    )
+
+
+def recent(window: float, step: float) -> Operation[tuple[list[Recent], bool]]:
+    """What finished within the last `window` seconds, by steps of so many; False: so much that a part was not read."""
+    found: list[Recent] = []
+    whole = True
+    leaves = yield recent_leaves(window)
+    for day, pages in leaves.items():
+        whole = whole and all(number <= RECENT_PAGES for number in pages.values())
+        found += yield recent_of(day, window, step, pages)
+    return found, whole
+
+
+def recent_leaves(window: float) -> Statement[dict[date, dict[str, int]]]:
+    """The days that the last `window` seconds reach into, and of each its pages by state."""
+
+    def parse(rows: list[Row]) -> dict[date, dict[str, int]]:
+        days: dict[date, dict[str, int]] = {}
+        for day, state, pages in rows:
+            days.setdefault(day, {})[state] = pages
+        return days
+
+    return Statement("statistics.recent_leaves", {"window": window}, parse)
+
+
+def recent_of(day: date, window: float, step: float, pages: dict[str, int]) -> Statement[list[Recent]]:
+    """What finished on one day within the last `window` seconds; of the leaves' pages the last `RECENT_PAGES`."""
+    starts = {state: f"({max(0, number - RECENT_PAGES)},0)" for state, number in pages.items()}
+
+    def parse(rows: list[Row]) -> list[Recent]:
+        return [
+            Recent(row[0] * step, row[1], row[2], row[3], _quantiles(row[4]), _quantiles(row[5]), row[6])
+            for row in rows
+        ]
+
+    return Statement("statistics.recent", {"day": day, "window": window, "step": step, **starts}, parse)
+
+
+def _quantiles(found: list[float] | None) -> Quantiles | None:
+    return None if found is None else (found[0], found[1], found[2])
+
+
+def backlog() -> Statement[tuple[int, float | None]]:
+    """How many jobs are retrying, and the oldest pending one's age in seconds."""
+    return Statement("statistics.backlog", {}, lambda rows: (rows[0][0], rows[0][1]))
 
 
 def by_type() -> Statement[list[tuple[str, str, str, int, int]]]:

@@ -44,16 +44,24 @@ class Access:
             DatabaseUnavailableError, SchemaError: nobody knows.
         """
         token = _bearer(authorization)
-        digest = digest_of(token or b"")
+        return await self.recognise(None if token is None else digest_of(token))
+
+    async def recognise(self, given: bytes | None) -> Principal:
+        """Whose token has this digest; None: no token was sent.
+
+        Raises:
+            As `identify`.
+        """
+        digest = digest_of(b"") if given is None else given
         if self._own is not None and hmac.compare_digest(digest, self._own):
             return ENVIRONMENT
-        if token is None and self._closed:
+        if given is None and self._closed:
             raise _unauthorized()
         try:
             self._watch.check()
             any_live, found = await self._queue.read(store.api_tokens.find_token(digest))
         except PgQueueError:
-            if self._seen_live and token is None:
+            if self._seen_live and given is None:
                 raise _unauthorized() from None
             raise
         self._seen_live = any_live
@@ -90,6 +98,10 @@ class Needs:
     def __call__(self, request: Request) -> Principal:
         """The principal, if it has the scope."""
         principal: Principal = request.state.principal
+        self.check(principal)
+        return principal
+
+    def check(self, principal: Principal) -> None:
+        """Raise a 403 for a principal without the scope."""
         if not principal.may(self.scope):
             raise ProblemError(403, f"this token has not the scope {self.scope}")
-        return principal

@@ -18,6 +18,7 @@ from pgqueue.version import __version__
 from pgqueue.web import acts, control, demo, jobs, notifications, observe, probes, problems, schedules
 from pgqueue.web.access import Access, Needs
 from pgqueue.web.client import Readers, WebQueue
+from pgqueue.web.dashboard import application as dashboard
 from pgqueue.web.gate import Gate, Hosts, is_loopback
 from pgqueue.web.limits import make_storage
 from pgqueue.web.models import Problem
@@ -87,14 +88,15 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.services = Services(settings, registry, queue, readers, watch)
-    app.add_middleware(
-        Gate,
-        settings=settings,
-        access=Access(queue, settings, watch, loopback=is_loopback(settings.web_host)),
-        storage=storage,
-        watch=watch,
-        hosts=Hosts(settings.web_host, settings.api_allowed_hosts),
-    )
+    gate: dict[str, Any] = {
+        "settings": settings,
+        "access": Access(queue, settings, watch, loopback=is_loopback(settings.web_host)),
+        "storage": storage,
+        "watch": watch,
+        "hosts": Hosts(settings.web_host, settings.api_allowed_hosts),
+    }
+    app.add_middleware(Gate, **gate)
+    app.state.pages = dashboard.mount(app, app.state.services, gate)
     problems.install(app)
     app.include_router(probes.router)
     guarded = (

@@ -23,11 +23,16 @@ class ClientLeftError(Exception):
     """The client closed the connection before its body was there."""
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
-    """The whole body.
+JSON = b"application/json"
+FORM = b"application/x-www-form-urlencoded"
+NAMES = {JSON: "JSON", FORM: "a form"}
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int, kind: bytes = JSON) -> bytes:
+    """The whole body, which is of this kind: `JSON` or `FORM`.
 
     Raises:
-        ProblemError: 400 a length that is none, 408 too slow, 413 too large, 415 not JSON, 422 nested too deeply.
+        ProblemError: 400 a length that is none, 408 too slow, 413 too large, 415 another kind, 422 nested too deeply.
         ClientLeftError: nobody waits for an answer.
     """
     length = headers.get(b"content-length")
@@ -43,8 +48,8 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
             408, f"the body took longer than {BODY_TIMEOUT:g} s", headers={"Connection": "close"}
         ) from None
     if body:
-        _check_kind(headers)
-        if is_too_deep(body):
+        _check_kind(headers, kind)
+        if kind == JSON and is_too_deep(body):
             raise ProblemError(422, f"the body is nested deeper than {MAX_DEPTH} levels")
     return body
 
@@ -69,10 +74,9 @@ def _too_large(limit: int) -> ProblemError:
     return ProblemError(413, f"the body is larger than {limit} bytes")
 
 
-def _check_kind(headers: Mapping[bytes, bytes]) -> None:
-    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if kind != b"application/json":
-        raise ProblemError(415, "the body must be JSON: Content-Type: application/json")
+def _check_kind(headers: Mapping[bytes, bytes], kind: bytes) -> None:
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != kind:
+        raise ProblemError(415, f"the body must be {NAMES[kind]}: Content-Type: {kind.decode()}")
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise ProblemError(415, "the body must not be compressed")
 

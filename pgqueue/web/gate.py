@@ -13,7 +13,7 @@ import math
 import re
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +23,7 @@ from pgqueue.web.access import Access
 from pgqueue.web.bodies import ClientLeftError, read_body, replayed
 from pgqueue.web.limits import Storage
 from pgqueue.web.problems import ProblemError, problem_of
+from pgqueue.web.tokens import ANONYMOUS, Principal
 from pgqueue.web.watch import DatabaseWatch
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 class Gate:
     """ASGI middleware around the routes."""
+
+    headers: Mapping[bytes, bytes] = HEADERS
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 started = True
                 present = {name.lower() for name, _value in message["headers"]}
-                added = {**HEADERS, b"x-request-id": request_id.encode()}
+                added = {**self.headers, b"x-request-id": request_id.encode()}
                 message["headers"] = [
                     *message["headers"],
                     *((name, value) for name, value in added.items() if name not in present),
@@ -86,10 +89,10 @@ class Gate:
             await send(message)
 
         try:
-            if scope["path"] not in PROBES or scope["method"] not in SAFE:
-                receive = await self._let_in(scope, headers, receive)
-            else:
+            if self.is_open(scope):
                 self._hosts.check(headers.get(b"host"))
+            else:
+                receive = await self._let_in(scope, headers, receive)
             await self._app(scope, receive, answer)
         except ClientLeftError:
             return
@@ -98,7 +101,28 @@ class Gate:
                 self._watch.doubt()
             problem = problem_of(error)
             if not started:
-                await problem.response(request_id)(scope, receive, answer)
+                await self.refusal(problem, scope)(scope, receive, answer)
+
+    def is_open(self, scope: Scope) -> bool:
+        """True for what takes no token."""
+        return scope["path"] in PROBES and scope["method"] in SAFE
+
+    async def identify(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Principal:  # noqa: ARG002 - pages look at it
+        """Who asks.
+
+        Raises:
+            ProblemError: 401, a token is needed and this is none.
+            DatabaseUnavailableError, SchemaError: nobody knows.
+        """
+        return await self._access.identify(headers.get(b"authorization"))
+
+    async def read(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+        """The body, checked."""
+        return await read_body(receive, headers, self._settings.api_max_body_bytes)
+
+    def refusal(self, problem: ProblemError, scope: Scope) -> ASGIApp:
+        """The answer to what is refused."""
+        return problem.response(scope["state"]["request_id"])
 
     async def _let_in(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Receive:
         """The request's `receive`, its body read and its principal known.
@@ -111,15 +135,14 @@ class Gate:
             self._hosts.check_origin(headers)
         client = scope.get("client")
         await self._take(f"address {client[0] if client else 'unknown'}")
-        authorization = headers.get(b"authorization")
-        principal = await self._access.identify(authorization)
+        principal = await self.identify(scope, headers)
         scope["state"]["principal"] = principal
-        if authorization is not None:
+        if principal is not ANONYMOUS:
             await self._take(f"token {principal.name}")
         self._watch.check()
         if scope["method"] in SAFE:
             return receive
-        return replayed(await read_body(receive, headers, self._settings.api_max_body_bytes), receive)
+        return replayed(await self.read(receive, headers), receive)
 
     async def _take(self, bucket: str) -> None:
         wait = await self._storage.take(bucket)

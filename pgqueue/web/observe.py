@@ -22,21 +22,12 @@ KEPT_DOCTOR = 10.0  # seconds; its checks are not free
 
 @router.get("/stats", operation_id="stats")
 async def stats(services: Served, _principal: Reader) -> Record:
-    """Jobs by state, `retrying` apart; completions per second; the oldest pending job's age in seconds; the leader."""
+    """Jobs by state, `retrying` apart; speed, waits and runs of the last minute; the oldest pending one; who leads.
+
+    `estimated` names the states whose number is an estimate: those of more than a million jobs. Seconds throughout.
+    """
     name = services.settings.leader_name
-
-    def look(inspector: Inspector) -> Record:
-        counts, overview = inspector.counts(), inspector.overview()
-        lease = next((one for one in inspector.leader() if one.name == name), None)
-        return {
-            **counts,
-            "jobs_per_second": round(overview.completed_last_minute / 60, 3),
-            "oldest_pending": overview.oldest_pending,
-            "leader": lease.holder if lease is not None and lease.alive else None,
-            "epoch": lease.epoch if lease is not None else 0,
-        }
-
-    return await services.readers.kept("stats", KEPT, look)
+    return await services.readers.kept("stats", KEPT, lambda inspector: inspector.statistics(name))
 
 
 @router.get("/workers", operation_id="list-workers")

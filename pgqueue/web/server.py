@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -37,14 +38,20 @@ START_TIMEOUT = 30.0  # seconds
 class _Server(uvicorn.Server):
     """Tells when it answers."""
 
-    def __init__(self, answering: threading.Event, config: uvicorn.Config) -> None:
+    def __init__(self, answering: threading.Event, leaving: Callable[[], None], config: uvicorn.Config) -> None:
         super().__init__(config)
         self._answering = answering
+        self._leaving = leaving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's."""
         await super().startup(sockets)
         self._answering.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which waits for what is being answered: streams end before."""
+        self._leaving()
+        await super().shutdown(sockets)
 
 
 class PortTakenError(ConfigurationError):
@@ -71,6 +78,7 @@ class WebServer:
         self._started = threading.Event()
         self._server = _Server(
             self._started,
+            app.state.pages.state.streams.close,
             uvicorn.Config(
                 app,
                 http=HttpProtocol,

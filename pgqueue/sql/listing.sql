@@ -1,0 +1,97 @@
+-- Pages of jobs for people: what a row of a list shows, without payloads and results, which may be large.
+
+-- part: line
+id, type, queue, CAST(state AS text), priority, attempt, max_attempts, run_at, created_at, started_at, finished_at,
+reason, errors->-1->>'class', left(errors->-1->>'message', 200), tags, unique_key, concurrency_key
+
+-- part: chosen
+    AND (CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text))
+    AND (CAST(%(queue)s AS text) IS NULL OR queue = CAST(%(queue)s AS text))
+    AND (CAST(%(reason)s AS text) IS NULL OR reason = CAST(%(reason)s AS text))
+    AND (CAST(%(error)s AS text) IS NULL
+         OR coalesce(errors->-1->>'fingerprint', errors->-1->>'class', reason) = CAST(%(error)s AS text)
+         OR strpos(errors->-1->>'class', CAST(%(error)s AS text)) > 0
+         OR strpos(errors->-1->>'message', CAST(%(error)s AS text)) > 0)
+    AND (CAST(%(key)s AS text) IS NULL
+         OR unique_key = CAST(%(key)s AS text) OR concurrency_key = CAST(%(key)s AS text))
+    AND (CAST(%(tag)s AS text) IS NULL OR CAST(%(tag)s AS text) = ANY(string_to_array(tags, ',')))
+    AND (CAST(%(text)s AS text) IS NULL OR strpos(CAST(payload AS text), CAST(%(text)s AS text)) > 0)
+    AND (CAST(%(older_than)s AS double precision) IS NULL OR coalesce(finished_at, created_at)
+         <= clock_timestamp() - make_interval(secs => CAST(%(older_than)s AS double precision)))
+    AND (CAST(%(newer_than)s AS double precision) IS NULL OR coalesce(finished_at, created_at)
+         > clock_timestamp() - make_interval(secs => CAST(%(newer_than)s AS double precision)))
+    AND (CAST(%(before)s AS bigint) IS NULL OR id < CAST(%(before)s AS bigint))
+  ORDER BY id DESC LIMIT %(limit)s
+
+-- name: page
+-- Newest first, a page below `before`: jobs, live and finished, that a filter chooses; ages count from the end of a
+-- job or, while it lives, from when it was made. A branch for each state, in literals, so that partial indexes and
+-- partitions serve it; those that are not asked for are not run.
+(
+  SELECT
+  -- include: line
+  FROM pgqueue.jobs
+  WHERE CAST(%(state)s AS text) IS NULL
+  -- include: chosen
+) UNION ALL (
+  SELECT
+  -- include: line
+  FROM pgqueue.finished_jobs
+  WHERE CAST(%(state)s AS text) IS NULL
+  -- include: chosen
+) UNION ALL (
+  SELECT
+  -- include: line
+  FROM pgqueue.jobs
+  WHERE CAST(%(state)s AS text) = 'pending' AND state = 'pending'
+  -- include: chosen
+) UNION ALL (
+  SELECT
+  -- include: line
+  FROM pgqueue.jobs
+  WHERE CAST(%(state)s AS text) = 'processing' AND state = 'processing'
+  -- include: chosen
+) UNION ALL (
+  SELECT
+  -- include: line
+  FROM pgqueue.jobs
+  WHERE CAST(%(state)s AS text) = 'scheduled' AND state = 'scheduled'
+  -- include: chosen
+) UNION ALL (
+  SELECT
+  -- include: line
+  FROM pgqueue.jobs
+  WHERE CAST(%(state)s AS text) = 'waiting' AND state = 'waiting'
+  -- include: chosen
+) UNION ALL (
+  SELECT
+  -- include: line
+  FROM pgqueue.jobs
+  WHERE CAST(%(state)s AS text) = 'retrying' AND state = 'scheduled' AND reason IS NOT NULL
+  -- include: chosen
+) UNION ALL (
+  SELECT
+  -- include: line
+  FROM pgqueue.finished_jobs
+  WHERE CAST(%(state)s AS text) = 'completed' AND state = 'completed'
+  -- include: chosen
+) UNION ALL (
+  SELECT
+  -- include: line
+  FROM pgqueue.finished_jobs
+  WHERE CAST(%(state)s AS text) = 'failed' AND state = 'failed'
+  -- include: chosen
+) UNION ALL (
+  SELECT
+  -- include: line
+  FROM pgqueue.finished_jobs
+  WHERE CAST(%(state)s AS text) = 'cancelled' AND state = 'cancelled'
+  -- include: chosen
+)
+ORDER BY id DESC LIMIT %(limit)s
+
+-- name: audit_of
+-- Who did what with one job, the newest first; of the audit's latest rows, as no index serves this.
+SELECT at, actor, action, details FROM (
+  SELECT id, at, actor, action, subject, details FROM pgqueue.audit ORDER BY id DESC LIMIT %(latest)s) AS act
+WHERE subject = CAST(%(subject)s AS text) ORDER BY id DESC LIMIT 50

@@ -1,0 +1,30 @@
+"""The screens there are, in the order of the navigation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgqueue.web.tokens import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One screen: where it is, what it is called, and the scope it takes."""
+
+    path: str
+    title: str
+    scope: Scope = Scope.READ
+
+
+ENTRIES = (
+    Entry("/", "Overview"),
+    Entry("/jobs", "Jobs"),
+    Entry("/types", "Types and limits"),
+    Entry("/queues", "Queues"),
+    Entry("/dead-letters", "Dead letters"),
+    Entry("/schedules", "Schedules"),
+    Entry("/workers", "Workers and leader"),
+    Entry("/notifications", "Notifications"),
+    Entry("/doctor", "Doctor"),
+    Entry("/enqueue", "Enqueue", Scope.ENQUEUE),
+)
