@@ -1,4 +1,4 @@
-"""Notifications by mail through a real SMTP server: one each, tried again where it may help, never twice for nothing."""
+"""Notifications by mail through a real SMTP server: one each, tried again where it helps, never twice for nothing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def test_a_channel_s_server_that_is_away_gets_the_mail_after_its_restart(queue, 
     server = SmtpServer()
     registry = Registry()
     registry.register("resize", lambda _job, _context: None)
-    registry.notify("resize", JobNotificationConfig(event_type="e", channels=("mail",), recipients=("ann@example.com",)))
+    registry.notify(
+        "resize", JobNotificationConfig(event_type="e", channels=("mail",), recipients=("ann@example.com",))
+    )
     register_channel(registry, "mail", MailChannel(server.settings()), backoff="fixed:0.1", max_attempts=1000)
     started(registry)
     queue.enqueue("resize")
