@@ -1,13 +1,16 @@
 # What a developer types. Each target that matters is a script of its own, for machines without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check fix bench docs formal
+.PHONY: help demo example-logistics test soak check fix bench docs formal
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## see it run: two dispatchers, 60 jobs, a kill -9 of the leader half-way (sh scripts/demo)
 	@sh scripts/demo
+
+example-logistics: ## a simulated week of examples/logistics: lanes found against those planted (sh scripts/example-logistics)
+	@sh scripts/example-logistics $(ARGS)
 
 test: ## the whole suite; make test ARGS="-k leader" for a part of it (sh scripts/test)
 	@sh scripts/test $(ARGS)

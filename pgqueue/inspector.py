@@ -18,6 +18,7 @@ from pgqueue.errors import InvalidArgumentError, JobNotFoundError, NotFoundError
 from pgqueue.explain import Explanation, explain_job
 from pgqueue.job import LIVE_STATES, Job, JobState
 from pgqueue.job_filter import JobFilter
+from pgqueue.registry import Registry
 from pgqueue.rules import DEFAULT_WEIGHT
 from pgqueue.scaling import Load
 from pgqueue.single_session import SingleSession
@@ -255,19 +256,20 @@ class Inspector:
         number = validation.check_integer(job_id, "job id", 1, 2**63 - 1)
         return self._session.drive(lambda: explain_job(number))
 
-    def doctor(self, checks: Collection[str] | None = None) -> list[Finding]:
+    def doctor(self, checks: Collection[str] | None = None, registry: Registry | None = None) -> list[Finding]:
         """Check the queue and its database; the worst findings first, each with its remedy. docs/doctor.md lists them.
 
         On a connection of its own, in transactions that only read, each bounded to seconds.
 
         Args:
             checks: the codes of the checks to run; None: all.
+            registry: the application's; with it two checks more: its payload models, and what its executors need.
 
         Raises:
-            InvalidArgumentError: there is no such check.
+            InvalidArgumentError: there is no such check, or it needs the registry.
         """
-        chosen = doctor.chosen(checks)
-        return doctor.examine(self._session.url, self._session.settings, chosen)
+        chosen = doctor.chosen(checks, registry)
+        return doctor.examine(self._session.url, self._session.settings, chosen, registry)
 
     def close(self) -> None:
         """Give the connection back; harmless twice."""

@@ -62,6 +62,20 @@ def parse_payload(model: type[_Model], payload: Mapping[str, Any] | BaseModel) -
         raise first_flaw(error) from None
 
 
+def fitted(model: Any, payload: dict[str, Any]) -> Any:
+    """The payload as `model`, a pydantic model or a dataclass.
+
+    Raises:
+        InvalidPayloadError: it does not fit.
+    """
+    if hasattr(model, "model_validate"):
+        return parse_payload(model, payload)
+    try:
+        return model(**payload)
+    except (TypeError, ValueError) as error:
+        raise InvalidPayloadError(f"payload does not fit {model.__name__}: {error}") from None
+
+
 def first_flaw(error: ValidationError) -> InvalidPayloadError:
     """The first thing that pydantic found, as pgqueue says it: what, and where."""
     first = error.errors(include_url=False)[0]

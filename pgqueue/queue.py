@@ -244,9 +244,15 @@ class Queue(JobActs):
         """Enqueue `workspace_init` {"workspaceId": workspace_id}; options as in `enqueue`."""
         return self.enqueue(JOB_TYPE_WORKSPACE_INIT, workspace_init_payload(workspace_id), **options)
 
-    def enqueue_session_init(self, session_id: str, workspace_id: str | None = None, **options: Any) -> Job:
-        """Enqueue `session_init` {"sessionId": session_id, "workspaceId": …}; options as in `enqueue`."""
-        return self.enqueue(JOB_TYPE_SESSION_INIT, session_init_payload(session_id, workspace_id), **options)
+    def enqueue_session_init(
+        self, session_id: str, workspace_id: str | None = None, *, after: Parents | None = None, **options: Any
+    ) -> Job:
+        """Enqueue `session_init` {"sessionId": session_id, "workspaceId": …}; options as in `enqueue`.
+
+        `after`: the `workspace_init` of its workspace, which it waits for, or other jobs.
+        """
+        payload = session_init_payload(session_id, workspace_id)
+        return self.enqueue(JOB_TYPE_SESSION_INIT, payload, after=after, **options)
 
     def get(self, job_id: int) -> Job:
         """The job, live or finished.

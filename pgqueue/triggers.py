@@ -81,7 +81,7 @@ def make(
     try:
         # Checked now, and not when the event comes.
         checked = JobOptions(**options)
-        encode(NewJob(job_type, options=checked))
+        encode(NewJob(job_type, unique_key=None if unique_key is None else "-", options=checked))
     except (TypeError, InvalidArgumentError) as error:
         raise ConfigurationError(f"trigger {shown}: {error}") from error
     return Trigger(shown, event, job_type, checked, unique_key, when, payload)

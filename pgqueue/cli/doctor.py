@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("checks", nargs=-1, metavar="[CHECK]...")
 @json_option
-@settings_options("leader_name")
+@settings_options("app", "leader_name")
 @database_options
 def doctor(checks: tuple[str, ...], as_json: bool, **given: Any) -> int:
     """Check the queue and its database, and say what to do; exit code 1 when something is bad.
 
-    All checks, or those that are named. Reads only. The worst comes first; unknown: it could not be seen, and why.
+    All checks, or those that are named; with --app also those of its executors. Reads only. The worst comes first;
+    unknown: it could not be seen, and why.
     """
+    from pgqueue.cli.applications import load_app
     from pgqueue.inspector import Inspector
 
-    with Inspector(settings=load(given)) as inspector:
-        findings = inspector.doctor(checks or None)
+    settings = load(given)
+    registry = None if settings.app is None else load_app(settings.app)
+    with Inspector(settings=settings) as inspector:
+        findings = inspector.doctor(checks or None, registry)
     if as_json:
         output.echo_json([dataclasses.asdict(finding) for finding in findings])
     else:

@@ -15,10 +15,11 @@ from typing import Any
 
 from pgqueue import db, store
 from pgqueue.config import Settings
-from pgqueue.doctor import leadership, schedules, server, tables, work
+from pgqueue.doctor import application, leadership, schedules, server, tables, work
 from pgqueue.doctor.finding import Check, Finding, Judgement, Situation, Verdict, identifier, unknown
 from pgqueue.errors import DatabaseError, DatabaseUnavailableError, InvalidArgumentError
 from pgqueue.pooler import PoolerMode, probe
+from pgqueue.registry import Registry
 from pgqueue.store import Statement
 
 STATEMENT_TIMEOUT = 3.0  # seconds a check may take
@@ -54,21 +55,37 @@ CHECKS: tuple[Check[Any], ...] = (
     Check("clock", lambda _: store.doctor.server_time(), server.clock),
 )
 
+APPLICATION_CHECKS: tuple[Check[Any], ...] = (
+    Check(
+        "payloads",
+        lambda of: store.doctor.payloads(application.models(of.registry or Registry())),
+        application.payloads,
+    ),
+    Check("dependencies", None, application.dependencies),
+)
+"""Those that need the application's registry, and are made where it is named."""
 
-def chosen(codes: Collection[str] | None) -> list[Check[Any]]:
-    """The checks of these codes, all if None.
+
+def chosen(codes: Collection[str] | None, registry: Registry | None = None) -> list[Check[Any]]:
+    """The checks of these codes, all if None; those of the application where its registry is given.
 
     Raises:
-        InvalidArgumentError: there is no such check.
+        InvalidArgumentError: there is no such check, or it needs the registry.
     """
-    known = [check.code for check in CHECKS]
+    for code in codes or () if registry is None else ():
+        if code in {check.code for check in APPLICATION_CHECKS}:
+            raise InvalidArgumentError(f"check {code!r} needs the application's registry: --app MODULE:REGISTRY")
+    checks = CHECKS if registry is None else (*CHECKS, *APPLICATION_CHECKS)
+    known = [check.code for check in checks]
     for code in codes or ():
         if code not in known:
             raise InvalidArgumentError(f"there is no check {code!r}: must be one of {', '.join(known)}")
-    return [check for check in CHECKS if codes is None or check.code in codes]
+    return [check for check in checks if codes is None or check.code in codes]
 
 
-def examine(url: str, settings: Settings, checks: Collection[Check[Any]] = CHECKS) -> list[Finding]:
+def examine(
+    url: str, settings: Settings, checks: Collection[Check[Any]] = CHECKS, registry: Registry | None = None
+) -> list[Finding]:
     """Run `checks` on the database at `url`, over one connection; the worst findings first.
 
     Raises:
@@ -78,7 +95,7 @@ def examine(url: str, settings: Settings, checks: Collection[Check[Any]] = CHECK
     with db.connect(url, purpose="pgqueue doctor", autocommit=True) as connection:
         _check_schema(connection, settings.database_schema)
         connection.read_only = True
-        situation = Situation(settings, connection.info.user, _pooler(connection, url))
+        situation = Situation(settings, connection.info.user, _pooler(connection, url), registry=registry)
         found = list(_examine(connection, checks, situation))
     order = list(Verdict)
     return sorted(found, key=lambda finding: order.index(finding.verdict))

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from pgqueue.config import Settings
 from pgqueue.pooler import PoolerMode
+from pgqueue.registry import Registry
 from pgqueue.store import Statement
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class Situation:
     """What a judgement needs besides the check's own data.
 
     `pooler` is None where it could not be found out. `sent` and `received` are this host's time, in seconds since
-    1970, before and after the check's statement.
+    1970, before and after the check's statement. `registry` is the application's, where one was named.
     """
 
     settings: Settings
@@ -66,6 +67,7 @@ class Situation:
     pooler: PoolerMode | None = PoolerMode.DIRECT
     sent: float = 0.0
     received: float = 0.0
+    registry: Registry | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pgqueue.notifications.channels import AppriseChannel, Channel, LogChannel, 
 from pgqueue.notifications.config import JobNotificationConfig, NotificationPriority
 from pgqueue.notifications.delivery import register_builtin_channels, register_channel
 from pgqueue.notifications.inbox import Inbox, InboxChannel, InboxItem
+from pgqueue.notifications.mail import MailChannel
 from pgqueue.notifications.message import Message
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "InboxItem",
     "JobNotificationConfig",
     "LogChannel",
+    "MailChannel",
     "Message",
     "NotificationPriority",
     "WebhookChannel",

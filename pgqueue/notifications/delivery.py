@@ -8,8 +8,10 @@ from pgqueue import validation
 from pgqueue.config import Settings
 from pgqueue.errors import ConfigurationError
 from pgqueue.job import Job
+from pgqueue.jobs.mail import SmtpSettings
 from pgqueue.notifications.channels import Channel, LogChannel
 from pgqueue.notifications.inbox import Inbox, InboxChannel
+from pgqueue.notifications.mail import MailChannel
 from pgqueue.notifications.message import message_of
 from pgqueue.registry import Registry
 
@@ -51,9 +53,13 @@ def register_channel(registry: Registry, name: str, channel: Channel, **options:
 def register_builtin_channels(registry: Registry, settings: Settings | None = None) -> None:
     """Deliver to the channels `log` and `inbox` in this process, where the registry has none of these names itself.
 
+    And to `mail`, where the settings name a mail server (`smtp_host`).
+
     `pgqueue dispatcher` and `pgqueue worker` do so by themselves; a program with a Dispatcher of its own calls it.
     """
     channels: dict[str, Channel] = {"log": LogChannel(), "inbox": InboxChannel(Inbox(settings=settings))}
+    if settings is not None and settings.smtp_host is not None:
+        channels["mail"] = MailChannel(SmtpSettings.of(settings))
     for name, channel in channels.items():
         if f"{TYPE_PREFIX}{name}" not in registry:
             register_channel(registry, name, channel)

@@ -172,6 +172,30 @@ CROSS JOIN LATERAL (
 LEFT JOIN pgqueue.queues AS queue ON queue.name = lane.queue
 LEFT JOIN pgqueue.job_types AS kind ON kind.type = lane.type
 
+-- name: payloads
+-- Of these types the payloads of jobs to come: the first twenty pending of each lane, and those of the thousand due
+-- next, forty of a type at most.
+WITH RECURSIVE lane AS (
+  (SELECT queue, type FROM pgqueue.jobs WHERE state = 'pending' ORDER BY queue, type LIMIT 1)
+  UNION ALL
+  SELECT following.queue, following.type
+  FROM lane CROSS JOIN LATERAL (
+    SELECT job.queue, job.type FROM pgqueue.jobs AS job
+    WHERE job.state = 'pending' AND (job.queue, job.type) > (lane.queue, lane.type)
+    ORDER BY job.queue, job.type LIMIT 1) AS following
+), few AS MATERIALIZED (SELECT * FROM lane LIMIT 1000),
+due AS MATERIALIZED (
+  SELECT id, type, payload FROM pgqueue.jobs WHERE state = 'scheduled' ORDER BY run_at LIMIT 1000)
+SELECT kind.type, job.id, job.payload
+FROM unnest(CAST(%(types)s AS text[])) AS kind(type)
+CROSS JOIN LATERAL (
+  (SELECT pending.id, pending.payload FROM few CROSS JOIN LATERAL (
+     SELECT id, payload FROM pgqueue.jobs
+     WHERE state = 'pending' AND queue = few.queue AND type = few.type LIMIT 20) AS pending
+   WHERE few.type = kind.type LIMIT 20)
+  UNION ALL
+  (SELECT id, payload FROM due WHERE due.type = kind.type LIMIT 20)) AS job
+
 -- name: workers
 -- Live workers with their slots and the jobs that run; those that died within the hour.
 SELECT count(*) FILTER (WHERE alive), coalesce(sum(concurrency) FILTER (WHERE alive), 0),

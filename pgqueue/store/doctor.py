@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 from pgqueue.store.statement import Row, Statement, nothing, scalar
 
@@ -153,6 +154,15 @@ class Orphans:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPayload:
+    """The payload of a job to come."""
+
+    type: str
+    id: int
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class CrashLoops:
     """Jobs that failed as a crash loop within a day; `seconds` since the last, `job_id` one of them."""
 
@@ -166,6 +176,11 @@ def begin_check(timeout: float, lock_timeout: float) -> Statement[None]:
     """Bound this transaction's statements and its waits for locks, in seconds, and pin its plans."""
     params = {"timeout": f"{timeout * 1000:.0f}ms", "lock_timeout": f"{lock_timeout * 1000:.0f}ms"}
     return Statement("doctor.begin_check", params, nothing)
+
+
+def payloads(types: Sequence[str]) -> Statement[list[StoredPayload]]:
+    """A sample of what is stored of these types, forty of each at most."""
+    return Statement("doctor.payloads", {"types": list(types)}, lambda rows: [StoredPayload(*row) for row in rows])
 
 
 def server() -> Statement[Server]:

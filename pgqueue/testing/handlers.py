@@ -13,10 +13,10 @@ from typing import Any
 from pgqueue import validation
 from pgqueue.errors import UnknownJobTypeError
 from pgqueue.job import DEFAULT_MAX_ATTEMPTS, MAX_ATTEMPTS_LIMIT, Job, JobState, NewJob, encode
+from pgqueue.payloads import fitted
 from pgqueue.registry import Registration, Registry
 from pgqueue.worker import JobContext
 from pgqueue.worker.context import NO_WORKER
-from pgqueue.worker.executor import fitted
 
 
 def perform(

@@ -37,7 +37,7 @@ from pgqueue.outcome import (
     Outcome,
     decide,
 )
-from pgqueue.payloads import parse_payload
+from pgqueue.payloads import fitted
 from pgqueue.registry import Registration, Registry
 from pgqueue.resources import Resources
 from pgqueue.store.jobs import Progress
@@ -378,17 +378,3 @@ def _decode(payload: Any) -> dict[str, Any]:
     if not isinstance(decoded, dict):
         raise InvalidPayloadError(f"payload is {type(decoded).__name__}, not a JSON object")
     return decoded
-
-
-def fitted(model: type, payload: dict[str, Any]) -> Any:
-    """The payload as `model`, a pydantic model or a dataclass.
-
-    Raises:
-        InvalidPayloadError: it does not fit.
-    """
-    if hasattr(model, "model_validate"):
-        return parse_payload(model, payload)
-    try:
-        return model(**payload)
-    except (TypeError, ValueError) as error:
-        raise InvalidPayloadError(f"payload does not fit {model.__name__}: {error}") from None

@@ -98,6 +98,78 @@ class SmtpSettings:
         )
 
 
+class SmtpSender:
+    """Sends one message to one address, over a connection of its own.
+
+    Raises:
+        ConfigurationError: aiosmtplib is not installed, or `ca_file` is broken.
+    """
+
+    def __init__(self, settings: SmtpSettings) -> None:
+        self._settings = settings
+        self._smtp = require("aiosmtplib")
+        self._sender = _sender_of(settings.sender)
+        self._context = _tls_context(settings)
+
+    def envelope(self, address: str, subject: str, key: str, date: datetime, name: str = "") -> EmailMessage:
+        """A message with its headers and no content; its Message-ID is made of `key`."""
+        message = EmailMessage(policy=SMTP)
+        message["From"] = self._sender
+        message["To"] = _address(name, address)
+        message["Subject"] = subject
+        message["Date"] = format_datetime(date)
+        message["Message-ID"] = f"<{key}@{_ascii_domain(self._sender.domain)}>"
+        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office reply to this
+        return message
+
+    async def send(self, message: EmailMessage, address: str) -> None:
+        """Send it.
+
+        Raises:
+            MailRefusedError: the server refuses it for good (5xx).
+            MailError: it may be taken another time.
+        """
+        settings, smtp = self._settings, self._smtp
+        client = smtp.SMTP(
+            hostname=settings.host,
+            port=settings.port or PORTS[settings.security],
+            username=settings.username,
+            password=settings.password,
+            timeout=settings.timeout,
+            use_tls=settings.security == "tls",
+            start_tls=settings.security == "starttls",
+            tls_context=self._context,
+            local_hostname=_ascii_domain(self._sender.domain),  # asking the resolver for our own name may take long
+        )
+        transport: Any = None
+        try:
+            await client.connect()
+            transport = client.transport
+            await client.send_message(message, sender=self._sender.addr_spec, recipients=[address])
+            with contextlib.suppress(smtp.SMTPException, OSError):
+                await client.quit()  # the server has the mail: how it takes the farewell changes nothing
+        except smtp.SMTPRecipientsRefused as error:
+            refused = error.recipients[0]
+            raise self._failure(refused.code, refused.message) from None
+        except smtp.SMTPResponseException as error:
+            raise self._failure(error.code, error.message) from None
+        except (smtp.SMTPException, OSError) as error:
+            raise MailError(
+                f"{self._server()}: {getattr(error, 'message', '') or error or type(error).__name__}"
+            ) from None
+        finally:
+            client.close()
+            if transport is not None:
+                transport.abort()  # what is left is TLS's farewell, and the server may keep us waiting for its own
+
+    def _failure(self, code: int, reply: str) -> MailError:
+        text = f"{self._server()} refused the mail: {code} {' '.join(str(reply).split())}"
+        return MailRefusedError(text, code=code) if 500 <= code <= 599 else MailError(text)
+
+    def _server(self) -> str:
+        return f"mail server {self._settings.host}:{self._settings.port or PORTS[self._settings.security]}"
+
+
 class SmtpMailerService:
     """Sends the nine mails by SMTP.
 
@@ -110,11 +182,8 @@ class SmtpMailerService:
     """
 
     def __init__(self, settings: SmtpSettings, *, templates: str | Path | None = None) -> None:
-        self._settings = settings
-        self._smtp = require("aiosmtplib")
+        self._sender = SmtpSender(settings)
         self._renderer = MailRenderer(templates)
-        self._sender = _sender_of(settings.sender)
-        self._context = _tls_context(settings)
 
     async def send_welcome_email(self, mail: models.WelcomeInput, *, idempotency_key: str) -> dict[str, str]:
         """Welcome a new account."""
@@ -157,59 +226,15 @@ class SmtpMailerService:
     def message(self, name: str, mail: models.MailInput, recipient: str, idempotency_key: str) -> EmailMessage:
         """The mail `name` as it is sent, text and HTML; `recipient` is a name for display, or empty."""
         rendered = self._renderer.render(name, mail)
-        message = EmailMessage(policy=SMTP)
-        message["From"] = self._sender
-        message["To"] = _address(recipient, mail.email)
-        message["Subject"] = rendered.subject
-        message["Date"] = format_datetime(datetime.now(UTC))
-        message["Message-ID"] = f"<{idempotency_key}@{_ascii_domain(self._sender.domain)}>"
-        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office reply to this
+        message = self._sender.envelope(mail.email, rendered.subject, idempotency_key, datetime.now(UTC), recipient)
         message.set_content(rendered.text)
         message.add_alternative(rendered.html, subtype="html")
         return message
 
     async def _send(self, name: str, mail: models.MailInput, recipient: str, idempotency_key: str) -> dict[str, str]:
         message = self.message(name, mail, recipient, idempotency_key)
-        settings, smtp = self._settings, self._smtp
-        client = smtp.SMTP(
-            hostname=settings.host,
-            port=settings.port or PORTS[settings.security],
-            username=settings.username,
-            password=settings.password,
-            timeout=settings.timeout,
-            use_tls=settings.security == "tls",
-            start_tls=settings.security == "starttls",
-            tls_context=self._context,
-            local_hostname=_ascii_domain(self._sender.domain),  # asking the resolver for our own name may take long
-        )
-        transport: Any = None
-        try:
-            await client.connect()
-            transport = client.transport
-            await client.send_message(message, sender=self._sender.addr_spec, recipients=[mail.email])
-            with contextlib.suppress(smtp.SMTPException, OSError):
-                await client.quit()  # the server has the mail: how it takes the farewell changes nothing
-        except smtp.SMTPRecipientsRefused as error:
-            refused = error.recipients[0]
-            raise self._failure(refused.code, refused.message) from None
-        except smtp.SMTPResponseException as error:
-            raise self._failure(error.code, error.message) from None
-        except (smtp.SMTPException, OSError) as error:
-            raise MailError(
-                f"{self._server()}: {getattr(error, 'message', '') or error or type(error).__name__}"
-            ) from None
-        finally:
-            client.close()
-            if transport is not None:
-                transport.abort()  # what is left is TLS's farewell, and the server may keep us waiting for its own
+        await self._sender.send(message, mail.email)
         return {"messageId": str(message["Message-ID"])}
-
-    def _failure(self, code: int, reply: str) -> MailError:
-        text = f"{self._server()} refused the mail: {code} {' '.join(str(reply).split())}"
-        return MailRefusedError(text, code=code) if 500 <= code <= 599 else MailError(text)
-
-    def _server(self) -> str:
-        return f"mail server {self._settings.host}:{self._settings.port or PORTS[self._settings.security]}"
 
 
 def _sender_of(sender: str) -> Address:

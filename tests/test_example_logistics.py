@@ -1,0 +1,210 @@
+"""The logistics example: use cases on a real database, jobs through a real process, the week at a small size."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from support import DispatcherProcess, dispatchers, eventually, finished
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+from logistics import payloads, shipments, tables  # noqa: E402 - found by the line above
+from logistics.app import DESK, WEIGHTS, declare  # noqa: E402
+from logistics.patterns import Window, analyze, expire  # noqa: E402
+from logistics.sample import generate  # noqa: E402
+from logistics.week import Week  # noqa: E402
+
+from pgqueue import Registry  # noqa: E402
+from pgqueue.notifications import Inbox  # noqa: E402
+
+SCOPE = {"organization_id": "acme", "business_unit_id": "road", "customer_id": "c", "origin": "Ulm"}
+
+
+@pytest.fixture
+def engine(dsn):
+    made = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn))
+    tables.migrate(made)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def connection(engine):
+    with engine.begin() as made:
+        yield made
+
+
+@pytest.fixture
+def trigger(queue, connection):
+    return shipments.QueueShipmentTrigger(queue, declare(), connection)
+
+
+@contextlib.contextmanager
+def running(dsn, directory):
+    with dispatchers(dsn, directory, 1, app="logistics.app:registry") as (process,):
+        eventually(lambda: "leader (epoch" in process.text(), message=process.text)
+        yield process
+
+
+def ship(connection, destination, hours):
+    start = tables.now(connection)
+    rows = [{**SCOPE, "destination": destination, "shipped_at": start - timedelta(hours=one)} for one in hours]
+    for row in rows:
+        row["delivery_at"] = row["shipped_at"] + shipments.TRANSPORT_TIME
+    connection.execute(tables.shipments.insert(), rows)
+    return start
+
+
+def jobs(sql, *columns):
+    return sql(f"SELECT {', '.join(columns)} FROM pgqueue.jobs ORDER BY id")
+
+
+def test_the_migration_makes_what_the_tables_say_with_a_version_table_of_its_own(engine, sql):
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    def ours(name, kind, parents):
+        return kind != "schema" or name == "logistics"
+
+    with engine.begin() as connection:
+        options = {"include_schemas": True, "include_name": ours, "version_table_schema": "logistics"}
+        differences = compare_metadata(MigrationContext.configure(connection, opts=options), tables.metadata)
+    assert [one for one in differences if one[1].name != "clock"] == [], "the clock is its function's alone"
+    assert sql("SELECT version_num FROM logistics.alembic_version") == [("0001",)]
+    tables.migrate(engine)
+
+
+def test_a_lane_is_frequent_and_even_and_suggested_once_for_a_window_and_once_while_open(connection):
+    end = ship(connection, "Mainz", [10, 30, 50, 70])
+    ship(connection, "Kassel", [10, 30])  # not often enough
+    ship(connection, "Passau", [1, 70, 71, 72])  # not even
+    window = Window(end - timedelta(days=7), end)
+    assert analyze(connection, window) == {"lanesFound": 1, "suggestionsCreated": 1}
+    assert analyze(connection, window) == {"lanesFound": 1, "suggestionsCreated": 0}
+    assert analyze(connection, Window(end - timedelta(days=30), end))["suggestionsCreated"] == 0
+    found = connection.execute(sa.select(tables.suggestions)).mappings().one()
+    assert (found["destination"], found["frequency"], round(found["confidence"], 6)) == ("Mainz", 4, 1.0)
+    assert expire(connection) == {"expired": 0}
+    connection.execute(sa.text("UPDATE logistics.clock SET ahead = interval '30 days 1 minute'"))
+    assert expire(connection) == {"expired": 1}
+    assert analyze(connection, window)["suggestionsCreated"] == 0, "expired or not: never twice for one window"
+    assert analyze(connection, Window(end - timedelta(days=8), end))["suggestionsCreated"] == 1
+
+
+def test_min_frequency_customer_and_organisation_narrow_the_analysis(connection):
+    end = ship(connection, "Mainz", [10, 30, 50])
+    start = end - timedelta(days=7)
+    for narrow in ({"min_frequency": 4}, {"customer_id": "other"}, {"organization_id": "other"}):
+        assert analyze(connection, Window(start, end, **narrow))["lanesFound"] == 0
+    assert analyze(connection, Window(start, end, 3, "acme", "road", "c"))["lanesFound"] == 1
+
+
+def test_shipments_of_one_customer_make_one_analysis_30_s_later_in_their_transaction(engine, queue, sql):
+    with engine.begin() as connection:
+        trigger = shipments.QueueShipmentTrigger(queue, declare(), connection)
+        for _ in range(3):
+            shipments.create(connection, trigger, {**SCOPE, "destination": "Mainz"})
+    ((job_type, name, delay, payload),) = jobs(
+        sql, "type", "queue", "extract(epoch FROM run_at - created_at)::int", "payload"
+    )
+    assert (job_type, name) == ("pattern:analyze", "pattern")
+    assert 29 <= delay <= 31
+    assert payload["jobId"].startswith("job_")
+    assert {"timestamp", "organizationId", "businessUnitId", "userId", "customerId", "startDate"} <= payload.keys()
+    assert (payload["minFrequency"], payload["triggerReason"]) == (3, "shipment.created")
+
+
+def test_a_shipment_that_is_rolled_back_leaves_no_job(engine, queue, sql):
+    with engine.connect() as connection:
+        trigger = shipments.QueueShipmentTrigger(queue, declare(), connection)
+        shipments.create(connection, trigger, {**SCOPE, "destination": "Mainz"})
+        connection.rollback()
+    assert jobs(sql, "id") == []
+
+
+def test_a_completion_is_checked_and_analysed_and_another_status_is_only_checked(engine, queue, sql):
+    with engine.begin() as connection:
+        ship(connection, "Mainz", [1])
+        number = connection.execute(sa.select(tables.shipments.c.id)).scalar_one()
+        trigger = shipments.QueueShipmentTrigger(queue, declare(), connection)
+        shipments.change_status(connection, trigger, number, "in_transit")
+        shipments.change_status(connection, trigger, number, "completed")
+        with pytest.raises(LookupError, match="no shipment 99"):
+            shipments.change_status(connection, trigger, 99, "completed")
+    assert Counter(jobs(sql, "type", "queue")) == {
+        ("compliance:check", "compliance"): 2, ("pattern:analyze", "pattern"): 1,
+    }  # fmt: skip
+
+
+def test_a_trigger_that_fails_is_logged_and_the_shipment_is_committed(engine, queue, sql, caplog):
+    broken = Registry()
+    broken.on("shipment.created", type="pattern:analyze", queue="full")
+    sql("INSERT INTO pgqueue.queues (name, operator) VALUES ('full', '{\"max_pending\": 1}')")
+    sql("INSERT INTO pgqueue.jobs (type, queue) VALUES ('filler', 'full')")
+    with caplog.at_level(logging.ERROR, "logistics"), engine.begin() as connection:
+        trigger = shipments.QueueShipmentTrigger(queue, broken, connection)
+        shipments.create(connection, trigger, {**SCOPE, "destination": "Mainz"})
+    assert [record.message for record in caplog.records] == ["failed to trigger pattern analysis"]
+    assert sql("SELECT destination FROM logistics.shipments") == [("Mainz",)]
+
+
+def test_a_person_has_one_customer_analysed(trigger, connection, sql):
+    job = trigger.trigger_pattern_analysis_for_customer("c", "acme", "road", "ann", "quarterly review")
+    wanted = {"customerId": "c", "userId": "ann", "triggerReason": "quarterly review", "organizationId": "acme"}
+    assert (job.type, job.queue) == ("pattern:analyze", "pattern")
+    assert wanted.items() <= job.payload.items()
+
+
+def test_a_window_needs_dates_in_order_or_days():
+    with pytest.raises(ValueError, match="windowDays"):
+        payloads.PatternAnalysisPayload(trigger_reason="x")
+    with pytest.raises(ValueError, match="before"):
+        payloads.PatternAnalysisPayload(
+            trigger_reason="x", start_date="2026-01-02T00:00Z", end_date="2026-01-01T00:00Z"
+        )
+
+
+def test_queues_weights_and_schedules_are_declared():
+    registry = declare()
+    assert {name: rules.weight for name, rules in registry.queues.items()} == WEIGHTS
+    assert {name: rules.cron for name, rules in registry.schedules.items()} == {
+        "daily-patterns": "0 2 * * *", "weekly-patterns": "0 1 * * SUN", "expire-suggestions": "0 */6 * * *",
+        "status-update": "@every 5m", "cleanup": "30 3 * * *",
+    }  # fmt: skip
+
+
+def test_through_a_real_process_a_week_finds_what_was_planted_and_invents_nothing(
+    dsn, engine, queue, tmp_path, monkeypatch, sql
+):
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setenv("LOGISTICS_TEMPORARY", str(tmp_path / "temporary"))
+    with running(dsn, tmp_path) as process:
+        assert isinstance(process, DispatcherProcess)
+        report = Week(engine, queue, generate(seed=2, lanes=4), patience=60.0).run()
+        assert (report.missed, report.invented, report.twice) == (set(), set(), 0)
+        assert sum(report.created_per_run) == len(report.planted) == 4
+        assert {name: report.fired[name] for name in ("daily-patterns", "weekly-patterns", "expire-suggestions")} == {
+            "daily-patterns": 7, "weekly-patterns": 1, "expire-suggestions": 28,
+        }  # fmt: skip
+        with Inbox(dsn) as inbox:
+            (notice,) = inbox.list(DESK)
+        assert (notice.title, notice.priority, notice.event_type) == (
+            "Shipment Delay Notice!", "medium", "job.shipment_delay",
+        )  # fmt: skip
+        assert notice.message.startswith("Shipment 1 is delayed by 2 days and arrives on ")
+        gone = queue.enqueue(payloads.DELAY_SHIPMENT, payloads.DelayShipmentPayload(shipment_id=10**9, days=1))
+        assert finished(queue, gone).state == "failed"
+        for kind in (payloads.PATTERN_EXPIRE, payloads.STATUS_UPDATE, payloads.COMPLIANCE_CHECK):
+            assert sql("SELECT count(*) > 0 FROM pgqueue.all_jobs WHERE type = %s AND state = 'completed'", kind) == [
+                (True,)
+            ]
