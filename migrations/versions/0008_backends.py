@@ -1,6 +1,6 @@
 """What runs a worker's types where the worker does not, and how many of them at once: a cluster's places.
 
-Revision ID: 0009
+Revision ID: 0008
 Revises: 0007
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from pgqueue.revision import execute, forget, record
 
-revision = "0009"
+revision = "0008"
 down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-NUMBER = 9
+NUMBER = 8
 SERVES_CODE_FROM = 4
 
 UPGRADE = """
