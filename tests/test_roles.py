@@ -219,7 +219,9 @@ def test_a_viewer_reads_statistics_and_no_payload_and_an_admin_acts(granted, que
     with Inspector(granted["viewer"]) as viewer:
         assert viewer.counts()["pending"] == 1
         assert viewer.overview().retrying == 0
-        assert viewer.queues() == viewer.types() == viewer.workers() == viewer.schedules() == []
+        assert viewer.totals().counts["pending"] == 1
+        assert [queue["pending"] for queue in viewer.queues()] == [kind["pending"] for kind in viewer.types()] == [1]
+        assert viewer.workers() == viewer.schedules() == []
         assert [leader.name for leader in viewer.leader()] == ["default"]
         with pytest.raises(DatabaseError, match="permission denied"):
             viewer.job(job.id)
