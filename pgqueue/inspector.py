@@ -27,7 +27,7 @@ from pgqueue.store.acts import Failure
 from pgqueue.store.configuration import QueueConfig, TypeConfig
 from pgqueue.store.dependencies import Relative
 from pgqueue.store.leader import LeaderInfo, Standby
-from pgqueue.store.listing import AuditLine, JobLine
+from pgqueue.store.listing import AuditLine, EpochLine, JobLine
 from pgqueue.store.schedules import Schedule
 from pgqueue.store.statistics import Overview, Quantiles, Recent, Totals
 from pgqueue.store.workers import WorkerInfo
@@ -236,6 +236,10 @@ class Inspector:
     def standbys(self) -> list[Standby]:
         """The dispatchers that are connected and do not lead; behind a transaction pooler, none is seen."""
         return self._run(store.leader.standbys())
+
+    def epochs(self) -> list[EpochLine]:
+        """The epochs in which the latest jobs were started, the newest first."""
+        return self._run(store.listing.epochs())
 
     def parents(self, job_id: int, *, limit: int = 100) -> list[Relative]:
         """What a job waits or waited for, in the order of the ids."""

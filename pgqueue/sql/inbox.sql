@@ -20,6 +20,25 @@ ORDER BY id DESC LIMIT CAST(%(limit)s AS bigint)
 -- How many are not read yet.
 SELECT count(*) FROM pgqueue.notifications WHERE recipient = CAST(%(recipient)s AS text) AND read_at IS NULL
 
+-- name: recipients
+-- Who was told anything, by name: one probe of the index for each; with how many are unread, counted so far only.
+WITH RECURSIVE inbox AS (
+  (SELECT recipient, 1 AS place FROM pgqueue.notifications ORDER BY recipient LIMIT 1)
+  UNION ALL
+  SELECT following.recipient, inbox.place + 1
+  FROM inbox CROSS JOIN LATERAL (
+    SELECT item.recipient FROM pgqueue.notifications AS item WHERE item.recipient > inbox.recipient
+    ORDER BY item.recipient LIMIT 1) AS following
+  WHERE inbox.place < CAST(%(limit)s AS bigint)
+)
+SELECT inbox.recipient, (
+  SELECT count(*) FROM (
+    SELECT FROM (
+      SELECT read_at FROM pgqueue.notifications AS item WHERE item.recipient = inbox.recipient
+      ORDER BY item.id DESC LIMIT CAST(%(most)s AS bigint)) AS latest
+    WHERE latest.read_at IS NULL) AS unread)
+FROM inbox ORDER BY inbox.recipient
+
 -- name: mark_read
 -- These, or all, are read from now on.
 WITH changed AS (

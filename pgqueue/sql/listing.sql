@@ -95,3 +95,18 @@ ORDER BY id DESC LIMIT %(limit)s
 SELECT at, actor, action, details FROM (
   SELECT id, at, actor, action, subject, details FROM pgqueue.audit ORDER BY id DESC LIMIT %(latest)s) AS act
 WHERE subject = CAST(%(subject)s AS text) ORDER BY id DESC LIMIT 50
+
+-- name: epochs
+-- In which epochs of which leader jobs were started: of those that run, and of the latest that finished, read from the
+-- end of the index. A queue that another leader served then counts as that of today's.
+SELECT coalesce(queue.leader, 'default'), started.epoch, min(started.started_at), max(started.started_at), count(*),
+       count(DISTINCT started.worker_id)
+FROM (
+  (SELECT epoch, started_at, worker_id, queue FROM pgqueue.jobs
+   WHERE state = 'processing' AND epoch IS NOT NULL LIMIT %(latest)s)
+  UNION ALL
+  (SELECT epoch, started_at, worker_id, queue FROM (
+     SELECT epoch, started_at, worker_id, queue FROM pgqueue.finished_jobs ORDER BY id DESC LIMIT %(latest)s) AS latest
+   WHERE epoch IS NOT NULL)) AS started
+LEFT JOIN pgqueue.queues AS queue ON queue.name = started.queue
+GROUP BY 1, 2 ORDER BY 4 DESC LIMIT 20

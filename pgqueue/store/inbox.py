@@ -26,6 +26,17 @@ class InboxItem:
     read_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class InboxLine:
+    """One recipient, and how many notifications are not read yet; at most `MOST_COUNTED` are counted."""
+
+    recipient: str
+    unread: int
+
+
+MOST_COUNTED = 1_000
+
+
 def put(recipients: Sequence[str], delivery_id: int, message: Mapping[str, Any]) -> Statement[None]:
     """Keep a message (`Message.as_dict`) for each recipient, once."""
     params = {
@@ -51,6 +62,12 @@ def list_items(recipient: str, *, unread: bool, before: int | None, limit: int) 
 def unread(recipient: str) -> Statement[int]:
     """How many a recipient has not read."""
     return Statement("inbox.unread", {"recipient": recipient}, scalar)
+
+
+def recipients(limit: int) -> Statement[list[InboxLine]]:
+    """Who was told anything, by name, at most so many."""
+    params = {"limit": limit, "most": MOST_COUNTED}
+    return Statement("inbox.recipients", params, lambda rows: [InboxLine(*row) for row in rows])
 
 
 def mark_read(recipient: str, ids: Sequence[int] | None) -> Statement[int]:

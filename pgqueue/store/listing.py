@@ -12,6 +12,21 @@ from pgqueue.store.statement import Statement
 AUDIT_LATEST = 20_000
 """How many of the newest audit rows are looked at for one job's."""
 
+EPOCHS_LATEST = 5_000
+"""How many of the newest finished jobs are looked at for the epochs they were started in."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochLine:
+    """One leader's time: when jobs were first and last started in it, how many, and by how many workers."""
+
+    leader: str
+    epoch: int
+    first_start: datetime
+    last_start: datetime
+    jobs: int
+    workers: int
+
 
 @dataclass(frozen=True, slots=True)
 class JobLine:
@@ -60,3 +75,9 @@ def audit_of(subject: str) -> Statement[list[AuditLine]]:
     """The latest acts on a job, by its id as text."""
     params = {"subject": subject, "latest": AUDIT_LATEST}
     return Statement("listing.audit_of", params, lambda rows: [AuditLine(*row) for row in rows])
+
+
+def epochs() -> Statement[list[EpochLine]]:
+    """The epochs in which jobs were started, of those that run and of the latest that finished; the newest first."""
+    params = {"latest": EPOCHS_LATEST}
+    return Statement("listing.epochs", params, lambda rows: [EpochLine(*row) for row in rows])
