@@ -1,4 +1,6 @@
-"""A real browser on the dashboard: one chromium and one server with a dispatcher for all tests of a process.
+"""A real browser on the dashboard: one chromium and one server with a dispatcher for all tests of a file.
+
+No longer than that: while playwright is there, its event loop counts as running, and others' `asyncio.run` fails.
 
 Each test gets a context of its own (no cookies of another's) and looks at jobs of types of its own. A test that shows
 what happens where the database is away, or where tokens are needed, starts a server of its own: `serving`.
@@ -43,7 +45,7 @@ def why_not() -> str | None:
     return None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """The browser; skips where there is none, unless PGQUEUE_TEST_BROWSER demands it."""
     reason = why_not()

@@ -96,9 +96,9 @@ def queue(dsn: str) -> Iterator[Queue]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(chromium: Any) -> Iterator[Site]:  # noqa: F811 - the fixture; only with a browser
-    """The dashboard's server, with a dispatcher that runs `browser_handlers`; one for all tests of this process."""
+    """The dashboard's server, with a dispatcher that runs `browser_handlers`; one for all tests of a file."""
     from browser_handlers import make_registry
 
     for database in _database(TEMPLATE):

@@ -17,6 +17,7 @@ from pgqueue.doctor.finding import Check, ok
 from pgqueue.errors import DatabaseUnavailableError, InvalidArgumentError
 
 CODES = [check.code for check in doctor.CHECKS]
+OF_THE_APPLICATION = [check.code for check in doctor.APPLICATION_CHECKS]
 OF_THE_SERVER = {"settings", "connections", "notify_queue", "clock"}
 """What other tests' server may be bad at."""
 
@@ -147,4 +148,4 @@ def test_another_schema_is_examined_by_its_own_name(empty_dsn):
 
 def test_every_check_has_its_row_in_the_documentation():
     text = (Path(__file__).parents[1] / "docs/doctor.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == CODES
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [*CODES, *OF_THE_APPLICATION]

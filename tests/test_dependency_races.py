@@ -132,7 +132,7 @@ def test_a_child_that_is_enqueued_while_its_parent_completes_finds_it_completed(
 @pytest.mark.timeout(300)
 def test_many_parents_complete_on_many_connections_while_children_are_enqueued(dsn, queue, sql, completers):
     """Enqueuers name jobs that completers end at the same time; every child is let go, by the ends alone."""
-    rounds, width = count(3, 60), 40
+    rounds, width = count(2, 60), 40
     children = 0
     for _ in range(rounds):
         parents = [job.id for job in queue.enqueue_many([NewJob("x")] * width)]

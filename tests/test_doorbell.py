@@ -57,8 +57,8 @@ class Producer:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("pause", [0.04, 0.3])
 def test_every_enqueue_starts_at_once_though_polling_is_rare(dsn, tmp_path, pause):
-    jobs = {0.04: count(1600, 8000), 0.3: count(200, 2000)}[pause]
-    held = count(2, 6)
+    jobs = {0.04: count(900, 8000), 0.3: count(120, 2000)}[pause]
+    held = count(1, 6)
     with (
         Fleet(dsn, tmp_path, job_poll_interval=POLL, concurrency=100) as fleet,
         Queue(dsn) as queue,

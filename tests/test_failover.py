@@ -20,7 +20,7 @@ RECOVER_SOON = {"worker_lease_duration": 2.5, "heartbeat_interval": 1}
 @pytest.mark.soak
 @pytest.mark.timeout(400)
 def test_a_killed_leader_is_replaced_within_a_second_and_a_half_and_no_job_is_lost_or_completed_twice(dsn, tmp_path):
-    kills = count(3, 20)
+    kills = count(2, 20)
     takeovers, epochs, ids = [], [], []
     with Fleet(dsn, tmp_path, **RECOVER_SOON) as fleet, Queue(dsn) as queue, Standstill() as clock:
 

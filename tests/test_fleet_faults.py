@@ -93,7 +93,7 @@ class MixedFleet(Fleet):
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_dispatchers_and_workers_fail_at_random_and_every_promise_holds(dsn, tmp_path):
-    seconds, rate = count(15, 180), count(60, 500)
+    seconds, rate = count(10, 180), count(60, 500)
     types = [f"limited:{number}" for number in range(LIMITED)]
     limits = {name: 1 + number % 5 for number, name in enumerate(types)}
     seed = random.randrange(10**6)

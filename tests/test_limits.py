@@ -19,7 +19,7 @@ LIMIT = 5
 
 @pytest.mark.soak
 def test_a_handler_that_blocks_its_loop_moves_no_epoch_and_other_jobs_are_dispatched(dsn, tmp_path):
-    seconds = count(4, 10)
+    seconds = count(3, 10)
     with Fleet(dsn, tmp_path) as fleet, Queue(dsn) as queue:
         fleet.add(2)
         fleet.ready(2)
@@ -46,7 +46,7 @@ def test_a_handler_that_blocks_its_loop_moves_no_epoch_and_other_jobs_are_dispat
 @pytest.mark.soak
 @pytest.mark.timeout(400)
 def test_a_limit_is_never_passed_while_the_leader_is_killed_every_second(dsn, tmp_path):
-    jobs, kills = count(150, 500), count(4, 20)
+    jobs, kills = count(100, 500), count(3, 20)
     most = samples = 0
     with (
         Fleet(dsn, tmp_path, worker_lease_duration=2.5, limits=f'{{"sleep": {LIMIT}}}', concurrency=50) as fleet,

@@ -49,7 +49,7 @@ def add(sql, number: int, job_type: str, cron: str = FAR) -> None:
 @pytest.mark.timeout(600)
 def test_a_leader_killed_in_the_middle_of_a_tick_leaves_each_fire_made_exactly_once(dsn, tmp_path):
     """It stands still after the records, the jobs, or the next fires were written, is killed, and another leads."""
-    schedules, kills = 150, count(3, 20)
+    schedules, kills = 150, count(2, 20)
     with Fleet(dsn, tmp_path, job_poll_interval=0.2) as fleet:
         fleet.sql(HELD)
         add(fleet.sql, schedules, "noop")
