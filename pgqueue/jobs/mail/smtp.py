@@ -7,6 +7,7 @@ that what a payload holds cannot make a header. Opens a connection for each mail
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import ssl
@@ -158,9 +159,11 @@ class SmtpSender:
                 f"{self._server()}: {getattr(error, 'message', '') or error or type(error).__name__}"
             ) from None
         finally:
+            transport = transport or client.transport
             client.close()
             if transport is not None:
                 transport.abort()  # what is left is TLS's farewell, and the server may keep us waiting for its own
+                await asyncio.sleep(0)  # the socket is closed in the loop's next turn, which may be its last
 
     def _failure(self, code: int, reply: str) -> MailError:
         text = f"{self._server()} refused the mail: {code} {' '.join(str(reply).split())}"
