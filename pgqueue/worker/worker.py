@@ -89,9 +89,9 @@ class LocalWorker(BaseWorker):
         worker_id = self.worker_id
         if worker_id is None or self._claiming:
             return
-        claims = self._claims
+        claims, known = self._claims, self._assigned.copy()  # what ends while the rows are read is not lost
         rows = await self._ask(store.jobs.assigned(worker_id))
-        lost = [job for job in rows if (job.id, job.attempt) not in self._assigned]
+        lost = [job for job in rows if (job.id, job.attempt) not in known]
         if lost and claims == self._claims and not self._claiming:
             logger.warning("%d jobs were assigned to this worker without its knowing: given back", len(lost))
             self._accepted += len(lost)
