@@ -9,9 +9,9 @@ import json
 
 import psycopg
 import pytest
-from browser_tools import opened, screenshot
+from browser_tools import opened
 from support import eventually
-from test_dashboard_texts import AXE, CORPUS, MARKS, violations
+from test_dashboard_texts import CORPUS, bears_looking_at, quoted
 
 from pgqueue import Inspector, NewJob, Queue
 
@@ -202,7 +202,7 @@ def test_these_screens_show_texts_as_texts_and_axe_finds_nothing(chromium, site,
         f"/dead-letters/group?error=texts&job={job.id}",
         "/schedules",
         "/workers",
-        f"/notifications?recipient={_quoted(TEXT)}",
+        f"/notifications?recipient={quoted(TEXT)}",
         "/doctor",
     )
     with (
@@ -212,28 +212,8 @@ def test_these_screens_show_texts_as_texts_and_axe_finds_nothing(chromium, site,
         page.on("dialog", lambda dialog: page.complaints.append(dialog.message))
         for path in screens:
             name = path.strip("/").split("?")[0].replace("/", "_")
-            page.set_viewport_size({"width": 1280, "height": 850})
-            page.emulate_media(color_scheme="light")
-            page.goto(path)
-            assert page.locator(MARKS).count() == 0, path
-            page.add_script_tag(path=AXE)
-            rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
-            assert violations(page, rules) == [], path
-            screenshot(page, f"{name}-light")
-            page.emulate_media(color_scheme="dark")
-            assert violations(page, {"runOnly": ["color-contrast"]}) == [], f"{path} in the dark"
-            screenshot(page, f"{name}-dark")
-            page.set_viewport_size({"width": 390, "height": 844})
-            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert wide <= 0, f"{path} scrolls sideways on a phone"
-            screenshot(page, f"{name}-phone")
+            bears_looking_at(page, path, name)
             assert plain.goto(path).status == 200
             assert plain.locator("h1").inner_text() == page.locator("h1").inner_text()
             assert plain.locator("main table, main .finding, main form").count() > 0, f"{path} without JavaScript"
     rows("DELETE FROM pgqueue.workers WHERE host = %s", TEXT)
-
-
-def _quoted(text):
-    from urllib.parse import quote
-
-    return quote(text, safe="")

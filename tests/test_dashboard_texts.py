@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 from browser_tools import opened, screenshot
@@ -99,16 +100,10 @@ def test_what_users_write_is_text_on_every_screen(chromium, site):
         assert page.locator(".timeline pre").count() == page.locator("table tbody tr").count() == len(CORPUS)
         assert {one.inner_text() for one in page.locator("table tbody td:nth-child(2)").all()} >= {CORPUS[0], CORPUS[8]}
         for job_id, text in zip(ids, CORPUS, strict=True):
-            for path in (f"/jobs/{job_id}", f"/jobs?error={_quoted(text)}&key={_quoted(text)}&text={_quoted(text)}"):
+            for path in (f"/jobs/{job_id}", f"/jobs?error={quoted(text)}&key={quoted(text)}&text={quoted(text)}"):
                 html = page.request.get(path, headers={"accept": "text/html"}).text()
                 assert "texts" in html or "No job matches" in html
                 assert not {"<", '"', "'"} & set(text) or text not in html, f"{text} stands as it is in {path}"
-
-
-def _quoted(text):
-    from urllib.parse import quote
-
-    return quote(text, safe="")
 
 
 def test_axe_finds_nothing_on_any_screen_in_either_scheme_and_a_phone_shows_all_of_it(chromium, site):
@@ -118,27 +113,38 @@ def test_axe_finds_nothing_on_any_screen_in_either_scheme_and_a_phone_shows_all_
     with opened(chromium, site, bypass_csp=True) as page:
         for path in (*SCREENS, f"/jobs/{job.id}", f"/jobs/{failed.id}"):
             name = path.strip("/").replace("/", "_") or "overview"
-            page.set_viewport_size({"width": 1280, "height": 850})
-            page.emulate_media(color_scheme="light")
-            page.goto(path)
-            page.add_script_tag(path=AXE)
-            rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
-            assert violations(page, rules) == [], path
-            screenshot(page, f"{name}-light")
-            page.emulate_media(color_scheme="dark")
-            assert violations(page, {"runOnly": ["color-contrast"]}) == [], f"{path} in the dark"
-            screenshot(page, f"{name}-dark")
-            page.set_viewport_size({"width": 390, "height": 844})
-            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert wide <= 0, f"{path} scrolls sideways on a phone"
-            screenshot(page, f"{name}-phone")
+            bears_looking_at(page, path, name)
         assert "hunter2" not in page.content(), "what is called a password is hidden"
+
+
+def quoted(text):
+    """As the value of a parameter in a URL."""
+    return quote(text, safe="")
 
 
 def violations(page, options):
     """What axe-core found: the rule, and the places."""
     found = page.evaluate("options => axe.run(options)", options)
     return [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found["violations"]]
+
+
+def bears_looking_at(page, path, name):
+    """A screen in which axe-core finds nothing, in either scheme, and that a phone shows all of; with its pictures."""
+    page.set_viewport_size({"width": 1280, "height": 850})
+    page.emulate_media(color_scheme="light")
+    page.goto(path)
+    assert page.locator(MARKS).count() == 0, path
+    page.add_script_tag(path=AXE)
+    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
+    assert violations(page, rules) == [], path
+    screenshot(page, f"{name}-light")
+    page.emulate_media(color_scheme="dark")
+    assert violations(page, {"runOnly": ["color-contrast"]}) == [], f"{path} in the dark"
+    screenshot(page, f"{name}-dark")
+    page.set_viewport_size({"width": 390, "height": 844})
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, f"{path} scrolls sideways on a phone"
+    screenshot(page, f"{name}-phone")
 
 
 def test_every_page_declares_its_scope_and_what_changes_things_is_a_post():
