@@ -2,7 +2,8 @@
 
 The files say `pgqueue.` for the schema; `load` writes the configured schema's name in its place.
 Values never enter the text: they are `%(name)s` parameters. States are literals, so that partial indexes match.
-A line `-- include: <part>` stands for the block headed `-- part: <part>` in the same file.
+A line `-- include: <part>` stands for the block headed `-- part: <part>` in the same file, `<table>.<part>` for one in
+another.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def _lines(table: str, block: str) -> Iterator[str]:
     for line in block.splitlines():
         text = line.lstrip()
         if text.startswith(_INCLUDE):
-            yield from _lines(table, blocks(table, "part")[text.removeprefix(_INCLUDE).strip()])
+            *other, part = text.removeprefix(_INCLUDE).strip().split(".")
+            home = other[0] if other else table
+            yield from _lines(home, blocks(home, "part")[part])
         elif not text.startswith("--"):
             yield line
 

@@ -1,10 +1,8 @@
 -- Acts on many jobs at once, chosen by a filter (job_filter.JobFilter), and the audit row each leaves.
 -- A filter's NULL matches all. `error` is a fingerprint, or part of the last error's class or message.
 
--- name: match_live
--- Live jobs that a filter chooses; its ages count from when they were made.
-SELECT id, queue FROM pgqueue.jobs
-WHERE (CAST(%(state)s AS text) IS NULL OR CAST(%(state)s AS pgqueue.job_state) = state)
+-- part: chosen
+-- What a filter says besides state and age, of live and of finished jobs; listing.sql asks the same.
   AND (CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text))
   AND (CAST(%(queue)s AS text) IS NULL OR queue = CAST(%(queue)s AS text))
   AND (CAST(%(reason)s AS text) IS NULL OR reason = CAST(%(reason)s AS text))
@@ -15,6 +13,12 @@ WHERE (CAST(%(state)s AS text) IS NULL OR CAST(%(state)s AS pgqueue.job_state) =
   AND (CAST(%(key)s AS text) IS NULL OR unique_key = CAST(%(key)s AS text) OR concurrency_key = CAST(%(key)s AS text))
   AND (CAST(%(tag)s AS text) IS NULL OR CAST(%(tag)s AS text) = ANY(string_to_array(tags, ',')))
   AND (CAST(%(text)s AS text) IS NULL OR strpos(CAST(payload AS text), CAST(%(text)s AS text)) > 0)
+
+-- name: match_live
+-- Live jobs that a filter chooses; its ages count from when they were made.
+SELECT id, queue FROM pgqueue.jobs
+WHERE (CAST(%(state)s AS text) IS NULL OR CAST(%(state)s AS pgqueue.job_state) = state)
+  -- include: chosen
   AND (CAST(%(older_than)s AS double precision) IS NULL
        OR created_at <= clock_timestamp() - make_interval(secs => CAST(%(older_than)s AS double precision)))
   AND (CAST(%(newer_than)s AS double precision) IS NULL
@@ -26,16 +30,7 @@ ORDER BY id
 -- `unreplayed`: without those that a replay was made of, so that a sample and then the rest run once each.
 SELECT id, queue FROM pgqueue.finished_jobs AS job
 WHERE CAST(%(state)s AS pgqueue.job_state) = job.state
-  AND (CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text))
-  AND (CAST(%(queue)s AS text) IS NULL OR queue = CAST(%(queue)s AS text))
-  AND (CAST(%(reason)s AS text) IS NULL OR reason = CAST(%(reason)s AS text))
-  AND (CAST(%(error)s AS text) IS NULL
-       OR coalesce(errors->-1->>'fingerprint', errors->-1->>'class', reason) = CAST(%(error)s AS text)
-       OR strpos(errors->-1->>'class', CAST(%(error)s AS text)) > 0
-       OR strpos(errors->-1->>'message', CAST(%(error)s AS text)) > 0)
-  AND (CAST(%(key)s AS text) IS NULL OR unique_key = CAST(%(key)s AS text) OR concurrency_key = CAST(%(key)s AS text))
-  AND (CAST(%(tag)s AS text) IS NULL OR CAST(%(tag)s AS text) = ANY(string_to_array(tags, ',')))
-  AND (CAST(%(text)s AS text) IS NULL OR strpos(CAST(payload AS text), CAST(%(text)s AS text)) > 0)
+  -- include: chosen
   AND (CAST(%(older_than)s AS double precision) IS NULL
        OR finished_at <= clock_timestamp() - make_interval(secs => CAST(%(older_than)s AS double precision)))
   AND (CAST(%(newer_than)s AS double precision) IS NULL
@@ -108,16 +103,7 @@ SELECT id, type, CAST(payload AS text), queue, CAST(state AS text), priority, at
        CAST(progress AS text), tags
 FROM pgqueue.all_jobs
 WHERE (CAST(%(state)s AS text) IS NULL OR CAST(%(state)s AS pgqueue.job_state) = state)
-  AND (CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text))
-  AND (CAST(%(queue)s AS text) IS NULL OR queue = CAST(%(queue)s AS text))
-  AND (CAST(%(reason)s AS text) IS NULL OR reason = CAST(%(reason)s AS text))
-  AND (CAST(%(error)s AS text) IS NULL
-       OR coalesce(errors->-1->>'fingerprint', errors->-1->>'class', reason) = CAST(%(error)s AS text)
-       OR strpos(errors->-1->>'class', CAST(%(error)s AS text)) > 0
-       OR strpos(errors->-1->>'message', CAST(%(error)s AS text)) > 0)
-  AND (CAST(%(key)s AS text) IS NULL OR unique_key = CAST(%(key)s AS text) OR concurrency_key = CAST(%(key)s AS text))
-  AND (CAST(%(tag)s AS text) IS NULL OR CAST(%(tag)s AS text) = ANY(string_to_array(tags, ',')))
-  AND (CAST(%(text)s AS text) IS NULL OR strpos(CAST(payload AS text), CAST(%(text)s AS text)) > 0)
+  -- include: chosen
   AND (CAST(%(older_than)s AS double precision) IS NULL OR coalesce(finished_at, created_at)
        <= clock_timestamp() - make_interval(secs => CAST(%(older_than)s AS double precision)))
   AND (CAST(%(newer_than)s AS double precision) IS NULL OR coalesce(finished_at, created_at)

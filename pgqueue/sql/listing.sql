@@ -5,17 +5,7 @@ id, type, queue, CAST(state AS text), priority, attempt, max_attempts, run_at, c
 reason, errors->-1->>'class', left(errors->-1->>'message', 200), tags, unique_key, concurrency_key
 
 -- part: chosen
-    AND (CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text))
-    AND (CAST(%(queue)s AS text) IS NULL OR queue = CAST(%(queue)s AS text))
-    AND (CAST(%(reason)s AS text) IS NULL OR reason = CAST(%(reason)s AS text))
-    AND (CAST(%(error)s AS text) IS NULL
-         OR coalesce(errors->-1->>'fingerprint', errors->-1->>'class', reason) = CAST(%(error)s AS text)
-         OR strpos(errors->-1->>'class', CAST(%(error)s AS text)) > 0
-         OR strpos(errors->-1->>'message', CAST(%(error)s AS text)) > 0)
-    AND (CAST(%(key)s AS text) IS NULL
-         OR unique_key = CAST(%(key)s AS text) OR concurrency_key = CAST(%(key)s AS text))
-    AND (CAST(%(tag)s AS text) IS NULL OR CAST(%(tag)s AS text) = ANY(string_to_array(tags, ',')))
-    AND (CAST(%(text)s AS text) IS NULL OR strpos(CAST(payload AS text), CAST(%(text)s AS text)) > 0)
+    -- include: acts.chosen
     AND (CAST(%(older_than)s AS double precision) IS NULL OR coalesce(finished_at, created_at)
          <= clock_timestamp() - make_interval(secs => CAST(%(older_than)s AS double precision)))
     AND (CAST(%(newer_than)s AS double precision) IS NULL OR coalesce(finished_at, created_at)
