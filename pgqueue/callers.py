@@ -63,8 +63,9 @@ async def adrive(connection: db.AsyncConnection, operation: Operation[T], schema
 def _execute(connection: db.Connection, step: Step, schema: str) -> Any:
     if isinstance(step, Statement):
         return db.run(connection, step, schema)
-    with db.translated(), psycopg.Cursor(connection).copy(sql.load(step.name, schema).encode()) as copy:
-        copy.write(step.data)
+    with db.translated(), psycopg.Cursor(connection).copy(sql.encoded(step.name, schema)) as copy:
+        for piece in step.data:
+            copy.write(piece)
     return None
 
 
@@ -72,8 +73,9 @@ async def _aexecute(connection: db.AsyncConnection, step: Step, schema: str) -> 
     if isinstance(step, Statement):
         return await db.arun(connection, step, schema)
     with db.translated():
-        async with psycopg.AsyncCursor(connection).copy(sql.load(step.name, schema).encode()) as copy:
-            await copy.write(step.data)
+        async with psycopg.AsyncCursor(connection).copy(sql.encoded(step.name, schema)) as copy:
+            for piece in step.data:
+                await copy.write(piece)
     return None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -38,7 +39,7 @@ class JobState(StrEnum):
     @property
     def finished(self) -> bool:
         """True for the three states no job ever leaves."""
-        return not TRANSITIONS[self]
+        return self in FINISHED_STATES
 
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
@@ -195,7 +196,14 @@ class NewJob:
     on_failure: str | None = None
     tags: Sequence[str] | None = None
 
+    @property
+    def simple(self) -> bool:
+        """True if it says no more than type, payload and queue, as most do."""
+        return _rest_of(self) == _NOTHING
 
+
+_rest_of = attrgetter(*(one.name for one in dataclasses.fields(NewJob) if one.name not in {"type", "payload", "queue"}))
+_NOTHING = _rest_of(NewJob(""))
 Parents = Iterable[Job | int | NewJob]  # what another job waits for; a NewJob stands for a job of the same batch
 
 
@@ -211,12 +219,12 @@ class EncodedJob:
     priority: int
     payload: dict[str, Any]
     payload_text: str
-    delay: float | None
-    run_at: datetime | None
-    max_attempts: int | None
-    timeout: float | None
-    unique_key: str | None
-    concurrency_key: str | None
+    delay: float | None = None
+    run_at: datetime | None = None
+    max_attempts: int | None = None
+    timeout: float | None = None
+    unique_key: str | None = None
+    concurrency_key: str | None = None
     unique_scope: str | None = None
     unique_window: float | None = None
     on_conflict: str = "existing"
@@ -257,6 +265,15 @@ def encode(
     """
     if not isinstance(new, NewJob):
         raise InvalidArgumentError(f"{validation.shorten(new)} is not a NewJob")
+    if new.simple:
+        payload = validation.payload_object(new.payload)
+        return EncodedJob(
+            validation.check_name(new.type, "job type"),
+            DEFAULT_QUEUE if new.queue is None else validation.check_name(new.queue, "queue"),
+            0,
+            payload,
+            validation.encode_payload(payload, max_payload_bytes),
+        )
     options = _NO_OPTIONS if new.options is None else new.options
     if not isinstance(options, JobOptions):
         raise InvalidArgumentError(f"invalid options {validation.shorten(options)}: must be a JobOptions")

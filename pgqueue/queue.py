@@ -162,7 +162,12 @@ class Queue(JobActs):
 
         A job may wait for an earlier one of the list, named by its NewJob in `after`.
         """
-        batch = self._encode_many(jobs)
+        news = list(jobs)
+        if (simple := self._simple(news, connection)) is not None:
+            done = self._run(simple, repeat=Repeat.IF_ANSWERED, writes=True)
+            log_enqueued_many(len(done))
+            return done
+        batch = self._encode_many(news)
         if not batch:
             return []
         repeat = repeat_of(batch)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Any, TypeVar
 
-from pgqueue import db, locate, store, validation
+from pgqueue import db, locate, store, tracing, validation
 from pgqueue import job as job_module
 from pgqueue.config import Settings
 from pgqueue.errors import DatabaseUnavailableError, EnqueueUncertainError, InvalidArgumentError
@@ -25,7 +25,8 @@ from pgqueue.payloads import (
 )
 from pgqueue.registry import Registry
 from pgqueue.store import Statement
-from pgqueue.store.statement import Bell
+from pgqueue.store.operations import COPY_FROM, enqueue_simple
+from pgqueue.store.statement import Bell, Operation
 from pgqueue.triggers import jobs_of
 from pgqueue.waiting import Patience
 
@@ -87,9 +88,16 @@ class QueueBase:
     def _encode(self, new: NewJob) -> EncodedJob:
         return job_module.encode(new, max_payload_bytes=self._max_payload_bytes)
 
-    def _encode_many(self, jobs: Iterable[NewJob]) -> list[EncodedJob]:
+    def _simple(self, jobs: Sequence[NewJob], connection: object) -> Callable[[bool], Operation[list[Job]]] | None:
+        """An operation that checks jobs while it stores them; None: not these, or not in somebody's own transaction."""
+        if connection is not None or len(jobs) < COPY_FROM or tracing.active():
+            return None
+        if not all(isinstance(new, NewJob) and new.simple for new in jobs):
+            return None
+        return lambda _copy: enqueue_simple(jobs, self._max_payload_bytes, self.bell)
+
+    def _encode_many(self, news: Sequence[NewJob]) -> list[EncodedJob]:
         """All of a batch, whose jobs may name earlier ones of it."""
-        news = list(jobs)  # held: their identities name them
         places: dict[int, int] = {}
         batch = []
         for place, new in enumerate(news):

@@ -1,7 +1,7 @@
 """What may be a name, a payload, a number, a callback: the one validator, used by every way in.
 
 Promises that what passes can be stored by PostgreSQL and read back by any worker, and that a refusal names
-the value and the rule before any SQL runs. Knows no database and no defaults besides the limits below.
+the value and the rule before anything is stored. Knows no database and no defaults besides the limits below.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ MAX_PROGRESS_CHARACTERS = 500
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _TAG = re.compile(r"[A-Za-z0-9_.:/=-]{1,128}")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
+_write_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_names: set[str] = set()  # seen and found valid: a program enqueues the same few
+MOST_NAMES = 1_000
 _SCALARS = frozenset({str, float, bool, type(None)})  # plain integers are looked at one by one
 
 
@@ -39,7 +42,11 @@ def check_name(value: object, what: str) -> str:
     Raises:
         InvalidNameError: it is not `[A-Za-z0-9_.:/-]{1,128}`.
     """
+    if type(value) is str and value in _names:
+        return value
     if isinstance(value, str) and _NAME.fullmatch(value):
+        if len(_names) < MOST_NAMES:
+            _names.add(str(value))
         return str(value)
     raise InvalidNameError(f"invalid {what} {shorten(value)}: must be {NAME_RULE}")
 
@@ -194,13 +201,13 @@ def encode_payload(payload: dict[str, Any], max_bytes: int = MAX_PAYLOAD_BYTES) 
     """
     try:
         # A flat object of plain scalars needs no walk: what is left to refuse shows in the text itself.
-        if not all(
-            type(key) is str
-            and (type(value) in _SCALARS or (type(value) is int and value.bit_length() <= MAX_INTEGER_BITS))
-            for key, value in payload.items()
-        ):
+        for key, value in payload.items():
+            kind = type(value)
+            if type(key) is str and (kind in _SCALARS or (kind is int and value.bit_length() <= MAX_INTEGER_BITS)):
+                continue
             _walk(payload)
-        text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            break
+        text = _write_json(payload)
         size = len(text) if text.isascii() else len(text.encode())
         if "\\u0000" in text:
             _walk(payload)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
-from pgqueue.job import EncodedJob, Job, JobState
+from pgqueue import validation
+from pgqueue.job import DEFAULT_QUEUE, EncodedJob, Job, JobState, NewJob
 from pgqueue.store.jobs import job_of
-from pgqueue.store.statement import Bell, Row, Statement, scalar
+from pgqueue.store.statement import Bell, CopyRows, Row, Statement, scalar
 from pgqueue.validation import join_tags
 
+PIECE = 250  # rows
 Inserted = tuple[int | None, str | None, datetime | None, datetime | None]
 """id, state, run_at and created_at of a row that went in; all None where a unique key kept it out."""
 Seen = tuple[int, str, str, int, int, datetime, datetime]
@@ -93,6 +96,16 @@ def reserve_ids(count: int) -> Statement[tuple[list[int], datetime]]:
     return Statement("jobs.reserve_ids", {"count": count}, lambda rows: (rows[0][0], rows[0][1]))
 
 
+def copy_in(lines: Iterator[str]) -> CopyRows:
+    """A COPY of rows as `copy_line` and `simple_line` write them."""
+
+    def pieces() -> Iterator[str]:
+        while piece := "".join(islice(lines, PIECE)):
+            yield piece
+
+    return CopyRows("jobs.copy_in", pieces())
+
+
 def copy_line(job: EncodedJob, job_id: int, now: datetime, now_text: str) -> tuple[str, JobState, datetime]:
     """One row of `jobs.copy_in` in COPY's text format, with the state and run_at it says."""
     run_at, due = now, now_text
@@ -107,10 +120,22 @@ def copy_line(job: EncodedJob, job_id: int, now: datetime, now_text: str) -> tup
     attempts = r"\N" if job.max_attempts is None else job.max_attempts
     timeout = r"\N" if job.timeout is None else job.timeout
     line = (
-        f"{job_id}\t{job.type}\t{job.queue}\t{job.priority}\t{payload}\t{state.value}\t{due}\t{now_text}\t"
+        f"{job_id}\t{job.type}\t{job.queue}\t{job.priority}\t{payload}\t{state}\t{due}\t{now_text}\t"
         f"{attempts}\t{timeout}\t{key}\n"
     )
     return line, state, run_at
+
+
+def simple_line(new: NewJob, job_id: int, now: datetime, now_text: str, max_payload_bytes: int) -> tuple[str, Job]:
+    """The row of a job that is `simple`, checked, and the job it makes: what `encode` and `copy_line` do, in one."""
+    job_type = validation.check_name(new.type, "job type")
+    queue = DEFAULT_QUEUE if new.queue is None else validation.check_name(new.queue, "queue")
+    payload = validation.payload_object(new.payload)
+    text = validation.encode_payload(payload, max_payload_bytes)
+    if "\\" in text:
+        text = text.replace("\\", "\\\\")
+    line = f"{job_id}\t{job_type}\t{queue}\t0\t{text}\tpending\t{now_text}\t{now_text}\t\\N\t\\N\t\\N\n"
+    return line, Job(job_id, job_type, payload, queue, JobState.PENDING, 0, 0, None, 0, None, now, now)
 
 
 def _copy_text(text: str | None) -> str:

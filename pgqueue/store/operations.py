@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from pgqueue.errors import ConflictError, DuplicateJobError, JobNotFoundError, QueueFullError, StaleRunError
-from pgqueue.job import EncodedJob, Job, JobState, Reason, hash_of
+from pgqueue.job import DEFAULT_QUEUE, EncodedJob, Job, JobState, NewJob, Reason, hash_of
 from pgqueue.job_filter import JobFilter
 from pgqueue.outcome import Outcome
 from pgqueue.store import acts, dependencies, dependents, jobs, unique_keys
 from pgqueue.store import enqueue as incoming
-from pgqueue.store.statement import Bell, CopyRows, Operation, Statement
+from pgqueue.store.statement import Bell, Operation, Statement
 
 T = TypeVar("T")
 COPY_FROM = 200
@@ -84,15 +84,40 @@ def enqueue_stream(stream: Iterator[EncodedJob], bell: Bell, *, copy: bool) -> O
     return count
 
 
+def enqueue_simple(batch: Sequence[NewJob], max_payload_bytes: int, bell: Bell) -> Operation[list[Job]]:
+    """As `enqueue_many`, of jobs that are `simple`, by COPY: each is checked while the server takes in those before it.
+
+    Raises:
+        InvalidNameError, InvalidPayloadError: one breaks a rule; the transaction is to be undone.
+    """
+    yield from _check_backlog(Counter(new.queue or DEFAULT_QUEUE for new in batch))
+    ids, now = yield incoming.reserve_ids(len(batch))
+    now_text = now.isoformat()
+    result: list[Job] = []
+
+    def lines() -> Iterator[str]:
+        for job_id, new in zip(ids, batch, strict=True):
+            line, job = incoming.simple_line(new, job_id, now, now_text, max_payload_bytes)
+            result.append(job)
+            yield line
+
+    yield incoming.copy_in(lines())
+    yield incoming.ring(bell)
+    return result
+
+
 def _copy_in(batch: Sequence[EncodedJob], bell: Bell) -> Operation[list[Job]]:
     ids, now = yield incoming.reserve_ids(len(batch))
     now_text = now.isoformat()
-    result, lines = [], []
-    for job_id, new in zip(ids, batch, strict=True):
-        line, state, run_at = incoming.copy_line(new, job_id, now, now_text)
-        lines.append(line)
-        result.append(_job(new, job_id, state, run_at, now))
-    yield CopyRows("jobs.copy_in", "".join(lines))
+    result: list[Job] = []
+
+    def lines() -> Iterator[str]:
+        for job_id, new in zip(ids, batch, strict=True):
+            line, state, run_at = incoming.copy_line(new, job_id, now, now_text)
+            result.append(_job(new, job_id, state, run_at, now))
+            yield line
+
+    yield incoming.copy_in(lines())
     yield incoming.ring(bell)
     return result
 
@@ -355,8 +380,10 @@ def change(job_id: int, statement: Statement[bool], bell: Bell) -> Operation[Non
 
 def _job(new: EncodedJob, job_id: int, state: str, run_at: Any, created_at: Any) -> Job:
     return Job(
-        id=job_id, type=new.type, payload=new.payload, queue=new.queue, state=JobState(state), priority=new.priority,
-        max_attempts=new.max_attempts, timeout=new.timeout, run_at=run_at, created_at=created_at,
-        unique_key=new.unique_key, concurrency_key=new.concurrency_key, expires_at=new.expires_at,
-        backoff=new.backoff, headers=new.headers, tags=new.tags,
+        job_id, new.type, new.payload, new.queue, _STATES[state], new.priority, 0, new.max_attempts, 0, new.timeout,
+        run_at, created_at, None, None, None, None, new.unique_key, new.concurrency_key,
+        expires_at=new.expires_at, backoff=new.backoff, headers=new.headers, tags=new.tags,
     )  # fmt: skip
+
+
+_STATES = {state.value: state for state in JobState}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -28,10 +28,10 @@ class Statement(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class CopyRows:
-    """A COPY of `data` by the block `name`."""
+    """A COPY by the block `name` of what `data` yields, in pieces: the server takes one in while the next is made."""
 
     name: str
-    data: str
+    data: Iterable[str]
 
 
 Step = Statement[Any] | CopyRows
