@@ -137,7 +137,7 @@ def run(connection: Connection, statement: Statement[T], schema: str = "pgqueue"
     with translated():
         cursor: psycopg.Cursor[TupleRow] = psycopg.Cursor(connection, row_factory=tuple_row)
         with cursor:
-            cursor.execute(sql.load(statement.name, schema).encode(), statement.params, binary=True)
+            cursor.execute(sql.encoded(statement.name, schema), statement.params, binary=True)
             return statement.parse(list(cursor.fetchall()) if _has_rows(cursor) else [])
 
 
@@ -146,7 +146,7 @@ async def arun(connection: AsyncConnection, statement: Statement[T], schema: str
     with translated():
         cursor: psycopg.AsyncCursor[TupleRow] = psycopg.AsyncCursor(connection, row_factory=tuple_row)
         async with cursor:
-            await cursor.execute(sql.load(statement.name, schema).encode(), statement.params, binary=True)
+            await cursor.execute(sql.encoded(statement.name, schema), statement.params, binary=True)
             return statement.parse(list(await cursor.fetchall()) if _has_rows(cursor) else [])
 
 
@@ -166,7 +166,7 @@ async def arun_together(connection: AsyncConnection, statements: Sequence[Statem
         async with connection.pipeline():
             for statement in statements:
                 cursor: psycopg.AsyncCursor[TupleRow] = psycopg.AsyncCursor(connection, row_factory=tuple_row)
-                await cursor.execute(sql.load(statement.name, schema).encode(), statement.params, binary=True)
+                await cursor.execute(sql.encoded(statement.name, schema), statement.params, binary=True)
                 cursors.append(cursor)
         return [
             statement.parse(list(await cursor.fetchall()) if cursor.description else [])

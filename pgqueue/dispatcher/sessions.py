@@ -62,8 +62,9 @@ class Sessions:
         )
 
     async def dispatch(self) -> db.AsyncConnection:
-        """Leader writes: one plan whatever the statistics, and no frozen transaction in a successor's way."""
+        """Leader writes: one plan, whatever the statistics, and no frozen transaction in a successor's way."""
         return await self._open(
+            "plan_cache_mode = force_generic_plan",
             "enable_seqscan = off",
             "enable_bitmapscan = off",
             "enable_sort = off",

@@ -28,9 +28,15 @@ def blocks(table: str, kind: str = "name") -> dict[str, str]:
 
 @cache
 def load(name: str, schema: str = "pgqueue") -> str:
-    """The SQL of block `name` ("jobs.dispatch") for `schema`, without comments."""
+    """The SQL of block `name` ("jobs.dispatch") for `schema`, without comments and indentation."""
     table, _, block = name.partition(".")
     return render("\n".join(_lines(table, blocks(table)[block])), schema)
+
+
+@cache
+def encoded(name: str, schema: str = "pgqueue") -> bytes:
+    """The same as bytes, which psycopg takes as they are: one object a block, hashed once."""
+    return load(name, schema).encode()
 
 
 def _lines(table: str, block: str) -> Iterator[str]:
@@ -41,7 +47,7 @@ def _lines(table: str, block: str) -> Iterator[str]:
             home = other[0] if other else table
             yield from _lines(home, blocks(home, "part")[part])
         elif not text.startswith("--"):
-            yield line
+            yield text
 
 
 def render(text: str, schema: str) -> str:
