@@ -154,7 +154,7 @@ def decide(
     job: Job,
     ending: object,
     *,
-    now: datetime,
+    now: datetime | None = None,
     where: str = "",
     policy: Policy = DEFAULT_POLICY,
     roll: float = 0.5,
@@ -165,7 +165,7 @@ def decide(
     Args:
         job: the job as dispatched; `attempt` is this run's, `max_attempts` the resolved one.
         ending: the handler's result or signal, or the exception that ended the run.
-        now: when it ended; written into the error entry.
+        now: when it ended, None: nobody knows; written into the error entry.
         where: which worker ran it; written into the error entry.
         policy: what its type says of jobs that go wrong.
         roll: a random number from 0 to 1, for the backoff's jitter.
@@ -254,7 +254,7 @@ def attempts_left(job: Job) -> bool:
     return job.attempt - job.released < (job.max_attempts or DEFAULT_MAX_ATTEMPTS)
 
 
-def error_entry(job: Job, error: BaseException, *, now: datetime, where: str) -> dict[str, Any]:
+def error_entry(job: Job, error: BaseException, *, now: datetime | None, where: str) -> dict[str, Any]:
     """One entry of a job's `errors`: class, message, trimmed traceback without locals, when, where, attempt."""
     name = type(error).__name__
     for internal in (JobTimeoutError, JobLostError, JobCancelledError, JobReleasedError):
@@ -262,7 +262,7 @@ def error_entry(job: Job, error: BaseException, *, now: datetime, where: str) ->
             name = internal.__name__
     entry: dict[str, Any] = {
         "attempt": job.attempt,
-        "at": now.isoformat(),
+        "at": now and now.isoformat(),
         "where": where,
         "class": name,
         "message": storable_text(_message(error), MAX_MESSAGE_CHARACTERS),

@@ -1,7 +1,7 @@
 """Which worker gets which job: this process's own and the remote ones, by type, queue, tags and free slots. No I/O.
 
-The least loaded first. A remote worker whose runs end quickly is given a little ahead: as many as it ended in the
-last twentieth of a second, so that its next jobs are there when it has room, and no job waits long for its turn.
+The least loaded first. A worker whose runs end quickly is given a little ahead: as many as it ended in the last
+twentieth of a second, so that its next jobs are there when it has room, and no job waits long for its turn.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from pgqueue.store.jobs import Lane
 from pgqueue.store.workers import Capability, LiveWorker
 from pgqueue.validation import split_tags
 from pgqueue.worker import LocalWorker
+from pgqueue.worker.waiting import ahead
 
-AHEAD = 0.05  # seconds of a worker's work that it may have waiting
-MOST_AHEAD = 10  # times its concurrency, and
-MOST_AHEAD_JOBS = 500
 RATE_HOLDS = 0.25  # seconds after which it is not known any more how quickly a worker works
 
 
@@ -100,9 +98,8 @@ class Placement:
         now = clock()
         places = []
         if self.own is not None and (own_id := self.own.worker_id) is not None:
-            free, concurrency = self.own.free(), self.own.concurrency
-            rooms = self.own.rooms()
-            places.append(_Place(own_id, self.own.capability, concurrency, free, concurrency - free, rooms))
+            own = self.own
+            places.append(_Place(own_id, own.capability, own.concurrency, own.free(), own.running, own.rooms()))
         for worker in self._remote.values():
             running, free = self._running.of_worker(worker.id), self._free(worker, now)
             rooms = [
@@ -122,10 +119,8 @@ class Placement:
 
     def _free(self, worker: LiveWorker, now: float) -> int:
         rate, at = self._rates.get(worker.id, (0.0, 0.0))
-        ahead = 0
-        if now - at < RATE_HOLDS:
-            ahead = min(int(rate * AHEAD), MOST_AHEAD * worker.concurrency, MOST_AHEAD_JOBS)
-        return worker.concurrency + ahead - self._running.of_worker(worker.id)
+        early = ahead(rate, worker.concurrency) if now - at < RATE_HOLDS else 0
+        return worker.concurrency + early - self._running.of_worker(worker.id)
 
 
 @dataclass(slots=True)

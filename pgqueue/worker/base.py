@@ -20,7 +20,7 @@ from pgqueue.config import Settings
 from pgqueue.errors import PgQueueError
 from pgqueue.events import EventBus
 from pgqueue.job import Job
-from pgqueue.outcome import JobReleasedError, decide
+from pgqueue.outcome import JobCancelledError, JobReleasedError, decide
 from pgqueue.registry import Registry
 from pgqueue.store import Statement
 from pgqueue.store.jobs import Run
@@ -31,6 +31,7 @@ from pgqueue.worker.completer import Completer
 from pgqueue.worker.executor import Ended, ExecutorPool
 from pgqueue.worker.heartbeat import Heartbeat
 from pgqueue.worker.lifespan import Lifespan
+from pgqueue.worker.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class BaseWorker:
             schema=settings.database_schema,
             settings=settings,
         )
+        self._waiting = WaitingRoom(self._handlers, self._pool, settings.concurrency, self._returned)
         self._registry = registry
         self._settings = settings
         self._capability = capability_of(settings, registry)
@@ -163,8 +165,8 @@ class BaseWorker:
         return self._pool.ended_count
 
     def cancel(self, job_id: int) -> None:
-        """Tell this job to stop, if it runs here."""
-        self._handlers.call_soon_threadsafe(self._pool.cancel, job_id)
+        """Tell this job to stop, whether it runs or waits here."""
+        self._handlers.call_soon_threadsafe(self._cancel, job_id)
 
     async def repair(self) -> None:
         """Bring what the table says is this worker's in line with what it knows."""
@@ -203,8 +205,9 @@ class BaseWorker:
     async def drain(self, timeout: float | None, forced: asyncio.Event) -> None:
         """On the handlers' loop: wait for what runs, `timeout` seconds (None: as long as it takes) or until forced.
 
-        Releases what is unfinished then.
+        Gives back what waits for a slot at once, and releases what is unfinished then.
         """
+        self._waiting.return_all()
         idle, force = (asyncio.ensure_future(waited) for waited in (self._pool.wait_idle(timeout), forced.wait()))
         await asyncio.wait({idle, force}, return_when=asyncio.FIRST_COMPLETED)
         done = idle.done() and idle.result()
@@ -234,8 +237,11 @@ class BaseWorker:
 
     def _give_back(self, jobs: Sequence[Job], worker_id: UUID) -> None:
         """Jobs that never ran here: pending again, no attempt burned."""
-        now = datetime.now(UTC)
-        self.completer.add([(decide(job, JobReleasedError(), now=now), worker_id) for job in jobs])
+        self._never_ran([(decide(job, JobReleasedError()), worker_id) for job in jobs])
+
+    def _never_ran(self, ended: Sequence[Ended]) -> None:
+        """What was accepted ends without a run."""
+        self.completer.add(ended)
 
     async def _watch(self) -> None:
         """Apart from all that talks to the database: what keeps a beat from its answer keeps a repair from its own."""
@@ -262,8 +268,30 @@ class BaseWorker:
         self._assigned.difference_update(runs)
         self._on_done(runs)
 
+    def _begin(self, jobs: Sequence[Job], worker_id: UUID) -> None:
+        """Have these executed on the handlers' loop."""
+        self._handlers.call_soon_threadsafe(self._waiting.add, jobs, worker_id)
+
+    # On the handlers' loop.
+
     def _hand_to_control(self, ended: Sequence[Ended]) -> None:
         self._control.call_soon_threadsafe(self._take_ended, ended)
+        self._waiting.feed()
+
+    def _returned(self, jobs: Sequence[Job], worker_id: UUID) -> None:
+        self._control.call_soon_threadsafe(self._give_back, jobs, worker_id)
+
+    def _cancel(self, job_id: int) -> None:
+        self._pool.cancel(job_id)
+        if (taken := self._waiting.take(job_id)) is not None:
+            job, worker_id = taken
+            outcome = decide(job, JobCancelledError("the job was cancelled"), now=datetime.now(UTC))
+            self._control.call_soon_threadsafe(self._never_ran, [(outcome, worker_id)])
+
+    def _drop(self, worker_id: UUID) -> None:
+        """What waits for a lost worker never ran: given back, if the leader has not taken it already."""
+        self._waiting.return_all(worker_id)
+        self._pool.lose(worker_id)
 
     def _take_ended(self, ended: Sequence[Ended]) -> None:
         self.completer.add(ended)
@@ -275,4 +303,4 @@ class BaseWorker:
         """In the heartbeat's thread: an operator wants this worker to go."""
 
     def _lost(self, worker_id: UUID) -> None:
-        self._handlers.call_soon_threadsafe(self._pool.lose, worker_id)
+        self._handlers.call_soon_threadsafe(self._drop, worker_id)

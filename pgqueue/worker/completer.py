@@ -34,8 +34,13 @@ RETRY_AFTER = 0.25  # seconds between attempts while the database is away
 REPORT_EVERY = 1.0  # seconds between what one run says of its progress
 LOCKED_PAUSE = 0.05  # seconds before a locked row is tried again
 
-# One plan whatever the statistics: rows by primary key (LATERAL), then by ctid, joined by hash.
-SESSION = ("enable_seqscan = off", "enable_nestloop = off", "enable_mergejoin = off")
+# One plan whatever the statistics, made once: rows by primary key (LATERAL), then by ctid, joined by hash.
+SESSION = (
+    "plan_cache_mode = force_generic_plan",
+    "enable_seqscan = off",
+    "enable_nestloop = off",
+    "enable_mergejoin = off",
+)
 
 
 class Completer:
@@ -129,10 +134,11 @@ class Completer:
         if self._progress:
             await self._write_progress([(outcome.id, outcome.attempt) for outcome, _ in batch])
         missing: list[Ended] = []
-        for finished in (True, False):
-            part = [ended for ended in batch if ended[0].state.finished is finished]
+        back = [ended for ended in batch if not ended[0].state.finished]
+        for part in ([ended for ended in batch if ended[0].state.finished] if back else batch, back):
             written = await self._persist(part) if part else set()
-            missing += [ended for ended in part if ended[0].id not in written]
+            if len(written) < len(part):
+                missing += [ended for ended in part if ended[0].id not in written]
         locked = await self._still_processing(missing) if missing else []
         if locked:
             # Somebody holds these rows: tried again later, so that nobody waits for them.

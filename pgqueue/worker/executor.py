@@ -13,7 +13,6 @@ import inspect
 import json
 import logging
 import random
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -45,6 +44,7 @@ from pgqueue.worker.backends import Backends, run_on
 from pgqueue.worker.context import JobContext
 from pgqueue.worker.deadlines import Deadlines
 from pgqueue.worker.results import encode_result
+from pgqueue.worker.runners import Runners
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +55,11 @@ Ended = tuple[Outcome, UUID]
 class Run:
     """One job being executed."""
 
-    __slots__ = ("began", "context", "ended", "span", "started", "stopping", "task", "threads")
+    __slots__ = ("began", "context", "ended", "key", "span", "started", "stopping", "task", "threads")
 
     def __init__(self, context: JobContext, began: float) -> None:
         self.context = context
+        self.key = context.job.id, context.job.attempt
         self.began = began
         self.task: asyncio.Task[None] | None = None
         self.stopping: BaseException | None = None
@@ -116,6 +117,7 @@ class ExecutorPool:
                 logger.warning("middleware %s: there is no executor for %s here", middleware.name, ", ".join(unknown))
         self.resources = Resources()
         self._runs: dict[tuple[int, int], Run] = {}
+        self._runners = Runners(self._loop, self._begin)
         self._deadlines = Deadlines(self._loop, self._time_out)
         self._ended: list[Ended] = []
         self._lost: set[UUID] = set()
@@ -132,16 +134,17 @@ class ExecutorPool:
     def execute(self, jobs: Sequence[Job], worker_id: UUID) -> None:
         """Start `jobs`; each ends in one outcome, whatever its handler does."""
         self._idle.clear()
-        now, traced, start = clock(), tracing.active(), _task_maker(self._loop)
-        for job in jobs:
-            context = JobContext(job, worker_id, self.resources, schema=self._schema, report=self._on_progress)
-            run = Run(context, now)
-            if traced:
-                run.span = tracing.executing(job)
-            self._runs[job.id, job.attempt] = run
-            if worker_id in self._lost:
+        now, resources, schema, report, known = clock(), self.resources, self._schema, self._on_progress, self._runs
+        runs = [Run(JobContext(job, worker_id, resources, schema=schema, report=report), now) for job in jobs]
+        for run in runs:
+            known[run.key] = run
+        if tracing.active():
+            for run in runs:
+                run.span = tracing.executing(run.context.job)
+        if worker_id in self._lost:
+            for run in runs:
                 self._stop(run, JobLostError(f"worker {worker_id} lost its lease"))
-            run.task = start(self._execute(run))
+        self._runners.start(runs)
 
     def lose(self, worker_id: UUID) -> None:
         """The worker is lost: stop its runs, and those that are still on their way here."""
@@ -182,12 +185,16 @@ class ExecutorPool:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self.backends.close()
 
+    def _begin(self, run: Run, task: asyncio.Task[None]) -> Coroutine[Any, Any, None]:
+        run.task = task
+        return self._execute(run)
+
     async def _execute(self, run: Run) -> None:
         job = run.context.job
         result: Any
+        token = RUN.set(run.context)
         try:
             run.started = True
-            RUN.set(run.context)  # a task's context is its own
             if run.span is not None:
                 tracing.enter(run.span)
             if run.stopping is not None:
@@ -213,8 +220,12 @@ class ExecutorPool:
         if isinstance(result, asyncio.CancelledError) and run.stopping is None and _cancelled_from_outside(run):
             run.stopping = JobReleasedError()  # the loop is ending: asyncio.run cancels every task
             run.context.cancelled.set()
-        released_in_vain = isinstance(run.stopping, JobReleasedError) and not isinstance(result, BaseException)
-        self._end(run, result if run.stopping is None or released_in_vain else run.stopping)
+        if run.stopping is not None and not (
+            isinstance(run.stopping, JobReleasedError) and not isinstance(result, BaseException)
+        ):
+            result = run.stopping
+        self._end(run, result)
+        RUN.reset(token)
 
     def _composed(self, registration: Registration) -> Callable[[Job, JobContext], Awaitable[Any]]:
         """How jobs of this type are run, made once: the handler where it belongs, its middleware around it."""
@@ -253,11 +264,12 @@ class ExecutorPool:
         job = run.context.job
         try:
             if not isinstance(result, BaseException):
-                result = encode_result(result, job)
-            policy, roll = DEFAULT_POLICY, 0.5
-            if isinstance(result, BaseException) and (registration := self._registry.get(job.type)) is not None:
-                policy, roll = registration.policy, random.random()  # noqa: S311 - no secret
-            outcome = decide(job, result, now=datetime.now(UTC), where=self._where, policy=policy, roll=roll)
+                outcome = decide(job, encode_result(result, job))
+            else:
+                registration = self._registry.get(job.type)
+                policy = DEFAULT_POLICY if registration is None else registration.policy
+                roll = random.random()  # noqa: S311 - no secret
+                outcome = decide(job, result, now=datetime.now(UTC), where=self._where, policy=policy, roll=roll)
         except Exception as error:  # noqa: BLE001 - a result or error that cannot be described is this job's error alone
             result = error
             outcome = Outcome(
@@ -277,7 +289,7 @@ class ExecutorPool:
             self._abandon_threads(job)
         if isinstance(result, BaseException) and outcome.error is not None and outcome.state is not JobState.CANCELLED:
             self._tell_error(job, result, outcome)
-        del self._runs[job.id, job.attempt]
+        del self._runs[run.key]
         if not self._ended:
             self._loop.call_soon(self._hand_over)
         self._ended.append((outcome, run.context.worker_id))
@@ -330,15 +342,6 @@ class ExecutorPool:
                 callback(job, error)
             except Exception:
                 logger.exception("on_error callback failed")
-
-
-def _task_maker(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:
-    """How a run's task is made: from Python 3.12 on its first step is done at once, and many a run has no second."""
-    if loop.get_task_factory() is not None:
-        return loop.create_task
-    if sys.version_info >= (3, 12):
-        return functools.partial(asyncio.Task, loop=loop, eager_start=True)
-    return functools.partial(asyncio.Task, loop=loop)
 
 
 def _cancelled_from_outside(run: Run) -> bool:

@@ -2,8 +2,7 @@
 
 It is told the ids by NOTIFY, with the dispatch's commit, and reads the rows by primary key. A message that was missed
 is made good at each heartbeat, by what the table says is assigned to it; behind a transaction pooler that is the only
-way, beside a look after each completion. The leader may assign a little more than runs at once, so that the next job
-is here when one ends; what waits too long all the same is given back.
+way, beside a look after each completion.
 """
 
 from __future__ import annotations
@@ -11,36 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from pgqueue import store
-from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.errors import PgQueueError
 from pgqueue.job import Job
-from pgqueue.outcome import JobCancelledError, decide
 from pgqueue.registry import Registry
 from pgqueue.store.jobs import Run
 from pgqueue.store.statement import Bell
 from pgqueue.worker.base import BaseWorker
-from pgqueue.worker.executor import Ended
 
 logger = logging.getLogger(__name__)
 
-WAIT_AT_MOST = 0.5  # seconds a job may lie here while others run
 SAY_TIMEOUT = 2.0  # seconds a stopping worker tries to tell the leader
-
-
-@dataclass(slots=True)
-class _Waiting:
-    job: Job
-    worker_id: UUID
-    since: float
 
 
 class RemoteWorker(BaseWorker):
@@ -85,8 +70,6 @@ class RemoteWorker(BaseWorker):
         self._wake = asyncio.Event()
         self._taking = asyncio.Lock()
         self._draining = False
-        self._waiting: deque[_Waiting] = deque()  # this and the timer are the handlers' loop's
-        self._timer: asyncio.TimerHandle | None = None
 
     def heard(self, payload: str) -> None:
         """A message on this worker's channel: ids of jobs, or `drain`; nothing: some may have been missed."""
@@ -98,10 +81,6 @@ class RemoteWorker(BaseWorker):
         else:
             self._look = True
         self._wake.set()
-
-    def cancel(self, job_id: int) -> None:
-        """Tell this job to stop, whether it runs or waits here."""
-        self._handlers.call_soon_threadsafe(self._cancel, job_id)
 
     async def retire(self) -> None:
         """Take no new jobs, and say so, if the database can be reached."""
@@ -116,12 +95,6 @@ class RemoteWorker(BaseWorker):
         """Take in what is assigned to this worker without its knowing; give it back while draining."""
         self._look = True
         await self._take_in()
-
-    async def drain(self, timeout: float | None, forced: asyncio.Event) -> None:
-        """On the handlers' loop: what waits here is given back, what runs is waited for."""
-        self._return(list(self._waiting))
-        self._waiting.clear()
-        await super().drain(timeout, forced)
 
     def _loops(self) -> list[Any]:
         return [*super()._loops(), self._take_in_when_told(), self._look_regularly()]
@@ -162,7 +135,7 @@ class RemoteWorker(BaseWorker):
             elif new:
                 self._resolve(new)
                 self._assigned.update((job.id, job.attempt) for job in new)
-                self._handlers.call_soon_threadsafe(self._begin, new, worker_id)
+                self._begin(new, worker_id)
 
     def _done(self, runs: Sequence[Run]) -> None:
         super()._done(runs)
@@ -174,58 +147,3 @@ class RemoteWorker(BaseWorker):
 
     def _told_to_drain(self) -> None:
         self._control.call_soon_threadsafe(self._on_drain)
-
-    # The handlers' loop's side.
-
-    def _begin(self, jobs: Sequence[Job], worker_id: UUID) -> None:
-        now = clock()
-        self._waiting.extend(_Waiting(job, worker_id, now) for job in jobs)
-        self._feed()
-        if self._waiting and self._timer is None:
-            self._timer = self._handlers.call_later(WAIT_AT_MOST, self._return_late)
-
-    def _feed(self) -> None:
-        room = self._concurrency - self._pool.running
-        while self._waiting and room > 0:
-            worker_id = self._waiting[0].worker_id
-            jobs: list[Job] = []
-            while self._waiting and len(jobs) < room and self._waiting[0].worker_id == worker_id:
-                jobs.append(self._waiting.popleft().job)
-            self._pool.execute(jobs, worker_id)
-            room -= len(jobs)
-
-    def _hand_to_control(self, ended: Sequence[Ended]) -> None:
-        super()._hand_to_control(ended)
-        self._feed()
-
-    def _return_late(self) -> None:
-        self._timer = None
-        due = clock() - WAIT_AT_MOST
-        late = []
-        while self._waiting and self._waiting[0].since <= due:
-            late.append(self._waiting.popleft())
-        self._return(late)
-        if self._waiting:
-            self._timer = self._handlers.call_later(self._waiting[0].since - due, self._return_late)
-
-    def _return(self, waiting: Sequence[_Waiting]) -> None:
-        for worker_id in {one.worker_id for one in waiting}:
-            jobs = [one.job for one in waiting if one.worker_id == worker_id]
-            self._control.call_soon_threadsafe(self._give_back, jobs, worker_id)
-
-    def _cancel(self, job_id: int) -> None:
-        self._pool.cancel(job_id)
-        for one in [one for one in self._waiting if one.job.id == job_id]:
-            self._waiting.remove(one)
-            outcome = decide(one.job, JobCancelledError("the job was cancelled"), now=datetime.now(UTC))
-            super()._hand_to_control([(outcome, one.worker_id)])
-
-    def _lost(self, worker_id: UUID) -> None:
-        super()._lost(worker_id)
-        self._handlers.call_soon_threadsafe(self._drop, worker_id)
-
-    def _drop(self, worker_id: UUID) -> None:
-        """What waits for a lost worker never ran: given back, if the leader has not taken it already."""
-        gone = [one for one in self._waiting if one.worker_id == worker_id]
-        self._waiting = deque(one for one in self._waiting if one.worker_id != worker_id)
-        self._return(gone)

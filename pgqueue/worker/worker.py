@@ -10,16 +10,19 @@ from typing import Any
 from uuid import UUID
 
 from pgqueue import store
+from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.errors import PgQueueError
 from pgqueue.job import Job
 from pgqueue.registry import Registry
 from pgqueue.worker.base import BaseWorker
 from pgqueue.worker.executor import Ended
+from pgqueue.worker.waiting import ahead
 
 logger = logging.getLogger(__name__)
 
 REPAIR_EVERY = 5  # heartbeats
+RATE_OVER = 0.1  # seconds over which it is measured how quickly runs end
 MAX_UNWRITTEN = 5_000
 """How many outcomes may wait for the database before no more jobs are taken."""
 
@@ -42,19 +45,31 @@ class LocalWorker(BaseWorker):
         self._pool_missed = 0  # accepted by number only: they never reached the pool
         self._claims = 0
         self._claiming = False
+        self._measured_at, self._measured, self._rate = clock(), 0, 0.0
 
     @property
     def concurrency(self) -> int:
         """How many jobs it runs at once."""
         return self._concurrency
 
+    @property
+    def running(self) -> int:
+        """How many jobs were dispatched to it that have not ended."""
+        return self._accepted - self._pool.ended_count - self._pool_missed
+
     def free(self) -> int:
-        """How many more jobs may be dispatched to this worker now."""
+        """How many more jobs may be dispatched to this worker now: its free slots, and a little ahead of quick runs."""
         if self.worker_id is None:
             return 0
-        running = self._accepted - self._pool.ended_count - self._pool_missed
         unwritten = self._accepted - self.completer.done_count
-        return min(self._concurrency - running, MAX_UNWRITTEN - unwritten)
+        return min(self._concurrency + self._ahead() - self.running, MAX_UNWRITTEN - unwritten)
+
+    def _ahead(self) -> int:
+        ended, now = self._pool.ended_count, clock()
+        if (seconds := now - self._measured_at) >= RATE_OVER:
+            self._rate = (ended - self._measured) / seconds
+            self._measured_at, self._measured = now, ended
+        return ahead(self._rate, self._concurrency)
 
     def room(self, job_type: str) -> tuple[str, int] | None:
         """The backend that runs this type, and how many more it has a place for; None: as many as are `free`."""
@@ -68,8 +83,8 @@ class LocalWorker(BaseWorker):
         """Execute `jobs`, which were dispatched to `worker_id`."""
         self._accepted += len(jobs)
         self._pool.backends.accepted(jobs)
-        self._assigned.update((job.id, job.attempt) for job in jobs)
-        self._handlers.call_soon_threadsafe(self._pool.execute, jobs, worker_id)
+        self._assigned.update([(job.id, job.attempt) for job in jobs])
+        self._begin(jobs, worker_id)
 
     @contextlib.contextmanager
     def claiming(self) -> Iterator[None]:
@@ -95,7 +110,6 @@ class LocalWorker(BaseWorker):
         if lost and claims == self._claims and not self._claiming:
             logger.warning("%d jobs were assigned to this worker without its knowing: given back", len(lost))
             self._accepted += len(lost)
-            self._pool_missed += len(lost)
             self._give_back(lost, worker_id)
 
     def _loops(self) -> list[Any]:
@@ -108,6 +122,11 @@ class LocalWorker(BaseWorker):
                 await self.repair()
             except PgQueueError as error:
                 logger.debug("repair put off: %s", error)
+
+    def _never_ran(self, ended: Sequence[Ended]) -> None:
+        self._pool_missed += len(ended)
+        super()._never_ran(ended)
+        self._on_freed()
 
     def _take_ended(self, ended: Sequence[Ended]) -> None:
         super()._take_ended(ended)

@@ -65,6 +65,8 @@ class Backends:
 
     def accepted(self, jobs: Sequence[Job]) -> None:
         """These are on their way to be run; from the one thread that asks for `room`."""
+        if not self._made and not self._given:
+            return
         for job in jobs:
             if (backend := self._by_type.get(job.type)) is not None:
                 self._placed[job.id, job.attempt] = backend
@@ -72,7 +74,7 @@ class Backends:
 
     def ended(self, job: Job) -> None:
         """The run of this job is over; on the loop."""
-        if (backend := self._placed.pop((job.id, job.attempt), None)) is not None:
+        if self._placed and (backend := self._placed.pop((job.id, job.attempt), None)) is not None:
             self._ended_by[backend] += 1
 
     def room(self, job_type: str) -> tuple[str, int] | None:
