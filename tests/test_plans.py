@@ -143,6 +143,17 @@ def dispatch(quotas: list[LaneQuota], workers: int) -> Statement[list[Job]]:
     return store.dispatch.dispatch_to_workers(quotas, slots, {one: f"channel_{one.int}" for one in ids}, WORKER, 7)
 
 
+def test_a_woken_leader_s_guess_probes_the_lane_index_on_both_sides(session):
+    statement = store.dispatch.dispatch_alone(LaneQuota(Lane("q0", "t0"), 100, Mark()), WORKER, 7)
+    text = plan(as_session(session, "dispatch"), statement)
+    assert indexes(text) == {"jobs_lane", "jobs_key_lane", "jobs_tagged_key", "jobs_key_started"}, text
+    for node in ("Seq Scan", "Bitmap", "Sort"):
+        assert node not in text, text
+    conditions = [line for line in text.splitlines() if "Index Cond" in line]
+    for side in ("<", ">"):
+        assert any(f"ROW(queue, type, tags, keyed) {side} ROW(" in line for line in conditions), text
+
+
 @pytest.mark.parametrize("workers", [1, 5])
 @pytest.mark.parametrize("lanes", [1, 3, 60])
 def test_dispatch_reads_the_lane_index_in_order_and_stops_at_its_quota(session, lanes, workers):

@@ -6,7 +6,7 @@ Enqueuers hold the bell's lock shared until their transaction ends; where it is 
      in flight a scan every 100 ms will do. Nobody's latency hangs on the long one.
   2. granted: everything committed is visible; scan and dispatch once more.
   3. nothing found: wait for NOTIFY, or the poll.
-  4. awake: unlock, dispatch.
+  4. awake: look, which may dispatch; unlock; dispatch the rest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Doorbell:
         sessions: makes the session.
         schema: pgqueue's schema.
         bell: lock and channel.
-        dispatch_all: scans and dispatches; True if anything was dispatched.
+        dispatch_all: scans, calls what it is given, if anything, and dispatches; True if anything was dispatched.
         wait: waits for a wake or the given seconds; True if woken.
     """
 
@@ -42,7 +42,7 @@ class Doorbell:
         sessions: Sessions,
         schema: str,
         bell: Bell,
-        dispatch_all: Callable[[], Awaitable[bool]],
+        dispatch_all: Callable[[Callable[[], None] | None], Awaitable[bool]],
         wait: Callable[[float], Coroutine[Any, Any, bool]],
     ) -> None:
         self._sessions = sessions
@@ -64,26 +64,31 @@ class Doorbell:
         """
         if clock() < self._look_until:
             await self._wait(min(LAST_PAUSE, seconds))
-            if await self._dispatch_all():
+            if await self._dispatch_all(None):
                 self._look_until = 0.0
             return
         if not await self._granted():
             if self._pause < LAST_PAUSE:
                 await self._wait(self._pause)
                 self._pause = min(LAST_PAUSE, self._pause * 2)
-                await self._dispatch_all()
+                await self._dispatch_all(None)
                 return
             await self._queue()
         self._pause = FIRST_PAUSE
         leaving: asyncio.Task[None] | None = None
+
+        def leave() -> None:
+            nonlocal leaving
+            leaving = asyncio.create_task(self._leave())  # on its own session, beside the rest of the dispatch
+
         try:
-            while leaving is None and not await self._dispatch_all():
+            while not await self._dispatch_all(None):
                 if await self._wait(seconds):
-                    leaving = asyncio.create_task(self._leave())  # on its own session, beside the dispatch
-            if leaving is not None and not await self._dispatch_all():
-                if clock() - self._rung_in_vain < LOOK_FOR:
-                    self._look_until = clock() + LOOK_FOR
-                self._rung_in_vain = clock()
+                    if not await self._dispatch_all(leave):
+                        if clock() - self._rung_in_vain < LOOK_FOR:
+                            self._look_until = clock() + LOOK_FOR
+                        self._rung_in_vain = clock()
+                    break
         finally:
             await (leaving or self._leave())
 
@@ -105,7 +110,7 @@ class Doorbell:
         waiter = asyncio.create_task(db.arun(self._connection, store.leader.wait_bell(self._bell), self._schema))
         try:
             while not waiter.done():
-                if not await self._dispatch_all():
+                if not await self._dispatch_all(None):
                     pause = asyncio.create_task(self._wait(QUEUED_SCAN))
                     await asyncio.wait({waiter, pause}, return_when=asyncio.FIRST_COMPLETED)
                     pause.cancel()

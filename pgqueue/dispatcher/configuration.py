@@ -158,12 +158,17 @@ class Configuration:
 
     def resolve(self, jobs: Sequence[Job]) -> None:
         """Fill in what the jobs leave to their type."""
+        defaults: dict[str, tuple[int, float]] = {}
         for job in jobs:
-            if job.max_attempts is None:
-                job.max_attempts = self.rules(job.type).max_attempts or DEFAULT_MAX_ATTEMPTS
-            if job.timeout is None:
-                own = self.rules(job.type).timeout
-                job.timeout = self._settings.job_timeout if own is None else own
+            if job.max_attempts is None or job.timeout is None:
+                if (found := defaults.get(job.type)) is None:
+                    rules = self.rules(job.type)
+                    timeout = self._settings.job_timeout if rules.timeout is None else rules.timeout
+                    found = defaults[job.type] = rules.max_attempts or DEFAULT_MAX_ATTEMPTS, timeout
+                if job.max_attempts is None:
+                    job.max_attempts = found[0]
+                if job.timeout is None:
+                    job.timeout = found[1]
 
     def timeout(self, job_type: str, own: float | None) -> float | None:
         """Seconds a run of this type may take; None: no limit."""

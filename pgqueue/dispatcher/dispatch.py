@@ -14,32 +14,29 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from pgqueue import db, store, tracing
 from pgqueue.clock import clock
 from pgqueue.dispatcher.bell import Doorbell
-from pgqueue.dispatcher.budget import Budget
 from pgqueue.dispatcher.configuration import Configuration
-from pgqueue.dispatcher.key_scan import KeyScan
+from pgqueue.dispatcher.heads import Heads
 from pgqueue.dispatcher.lanes import Lanes
 from pgqueue.dispatcher.leader import Term, Trouble
 from pgqueue.dispatcher.placement import Placement
+from pgqueue.dispatcher.planner import Plan, Planner
 from pgqueue.dispatcher.rates import Buckets, unused
-from pgqueue.dispatcher.running import Running, RunningSet
+from pgqueue.dispatcher.running import RunningSet
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions
-from pgqueue.dispatcher.share import Share
 from pgqueue.dispatcher.slots import SlotWatch
 from pgqueue.dispatcher.unknown import Unknown
 from pgqueue.errors import NotLeaderError
 from pgqueue.events import EventBus, JobsDispatched
 from pgqueue.job import Job
-from pgqueue.rules import RateLimit
 from pgqueue.store import Statement
 from pgqueue.store.jobs import Lane, LaneQuota, Promoted
-from pgqueue.store.rate_buckets import BucketKey
 from pgqueue.store.statement import Bell
 
 logger = logging.getLogger(__name__)
@@ -112,12 +109,12 @@ class Dispatch(Service):
         self._uncertain = False
         self._buckets = buckets
         self._lanes = Lanes(configuration.per_key, configuration.ages)
-        self._share = Share()
-        self._key_scan = KeyScan(schema)
-        self._token_wait: float | None = None
+        self._last_lane: Lane | None = None
         self._rules_version = 0
         self._doubt_buckets = False
         self._unknown = Unknown(term, schema, strict=strict_types)
+        self._heads = Heads(schema, configuration, placement, self._unknown)
+        self._planner = Planner(term, configuration, running, buckets, placement, self._lanes, self._heads)
         self._doorbell = Doorbell(sessions, schema, bell, self.dispatch_all, self._doze)
         self._connection: db.AsyncConnection | None = None
         self._next_scan = 0.0
@@ -156,7 +153,7 @@ class Dispatch(Service):
 
     def freed(self) -> None:
         """Slots came free: matters where work was waiting for them, and not where what waits is full all the same."""
-        if self._full or self._any_room():
+        if self._full or self._planner.any_room():
             self.wake()
 
     def heard_of_workers(self, *, joined: bool) -> None:
@@ -167,12 +164,13 @@ class Dispatch(Service):
 
     def promoted(self, jobs: list[Promoted]) -> None:
         """Scheduled jobs became pending: their lanes have work."""
-        self._lanes.promoted(job for job in jobs if self._open(self._lanes.of(job)))
+        self._lanes.promoted(job for job in jobs if self._heads.open(self._lanes.of(job)))
         self.wake()
 
     def changed(self) -> None:
         """Rules or pauses are others now, and with them what is a lane: nothing in memory holds any more."""
         self._rules_version += 1
+        self._last_lane = None
         self._lanes.reset(())
         self._next_scan = 0.0
         self.wake()
@@ -182,10 +180,11 @@ class Dispatch(Service):
         self._doubt_buckets = True
         self._next_scan = 0.0
 
-    async def dispatch_all(self) -> bool:
-        """Scan, and dispatch what may run; True if anything was dispatched."""
-        await self._scan()
-        dispatched = False
+    async def dispatch_all(self, looked: Callable[[], None] | None = None) -> bool:
+        """Scan, call `looked`, and dispatch what may run; True if anything was dispatched."""
+        dispatched = await self._look()
+        if looked is not None:
+            looked()
         while await self._step() or await self._find_slots():
             dispatched = True
         return dispatched
@@ -202,11 +201,6 @@ class Dispatch(Service):
         await self._doorbell.close()
         await self._drop_connection()
 
-    def _open(self, lane: Lane) -> bool:
-        """True if the lane's jobs may be dispatched: served here, not paused, and somebody can execute them."""
-        rules = self._configuration
-        return rules.serves(lane.queue) and rules.active(lane.type) and self._placement.able(lane)
-
     async def _lingered(self) -> bool:
         """True, after a wait, while it is too early for a sleep: a lane that was just filled may have room soon."""
         now = clock()
@@ -217,21 +211,25 @@ class Dispatch(Service):
         await self._doze(max(0.0, min(self._linger_until, self._next_scan) - now))
         return True
 
-    def _any_room(self) -> bool:
-        budget = Budget(self._configuration, self._running, self._buckets, self._placement.room)
-        return any(budget.room(lane) > 0 for lane in self._lanes.stands)
-
     def _longest_sleep(self) -> float:
         """Until the next poll, or until a token comes or a pause ends."""
-        waits = (self._token_wait, self._configuration.next_resume(), self._poll_interval)
+        waits = (self._planner.token_wait, self._configuration.next_resume(), self._poll_interval)
         return min(wait for wait in waits if wait is not None)
 
     async def _doze(self, seconds: float) -> bool:
         """As `wait`, for less where a remote completion in flight may not ring."""
         return await self.wait(min(seconds, self._slots.pause or seconds))
 
-    async def _scan(self) -> None:
-        """Find every lane with work and look at all of it again."""
+    async def _look(self) -> bool:
+        """Scan, and in the same round trip dispatch from the last lane if it alone has work; True if it had."""
+        guess = None if self._last_lane is None else self._planner.guess(self._last_lane, self._batch)
+        if guess is None:
+            await self._scan()
+            return False
+        return await self._kept(self._scan(guess))
+
+    async def _scan(self, guess: Plan | None = None) -> bool:
+        """Find every lane with work and look at all of it again; True if the `guess` was right."""
         self._try()
         connection = await self._connected()
         started = clock()
@@ -244,32 +242,27 @@ class Dispatch(Service):
         if look := clock() >= self._next_look:
             self._next_look = clock() + self._poll_interval
             scan.append(store.workers.live(self._term.name))
-        heads, due, *workers = await db.arun_together(connection, scan, self._schema)
+        jobs: list[Job] = []
+        if guess is None:
+            heads, due, *workers = await db.arun_together(connection, scan, self._schema)
+        else:
+            (heads, due, *workers), jobs = await self._claim(guess, scan)
         # A worker declares its rules before it registers: whoever sees it must know them before it gives it anything.
         if look and self._placement.refresh(workers[0]) and await self._configuration.refresh(connection):
             self.changed()
         if due is not None:
             self._on_due(due)
-        found = [head for head in heads if self._configuration.serves(head.lane.queue)]
-        unknown = {(head.lane.queue, head.lane.type) for head in found if not self._placement.knows(head.lane.type)}
-        self._unknown.unplaced(head.lane for head in found if not self._placement.able(head.lane))
-        known = [head for head in found if self._open(head.lane)]
-        split = {
-            (head.lane.queue, head.lane.type)
-            for head in known
-            if head.lane.keyed and self._configuration.per_key(head.lane.type)
-        }
-        if split:
-            known = [head for head in known if not (head.lane.keyed and (head.lane.queue, head.lane.type) in split)]
-            of_keys = await self._key_scan.heads(connection, sorted(split), ageing)
-            known += [head for head in of_keys if self._open(head.lane)]
+        known, unknown = await self._heads.sort(connection, heads)
         self._lanes.reset(known if version == self._rules_version else ())
-        self._scanned_empty = version == self._rules_version
+        if guess is not None and jobs:
+            self._dispatched(guess.quotas, jobs)
+        self._scanned_empty = version == self._rules_version and not jobs
         if unknown and not self._placement.nobody and await self._unknown.meet(connection, unknown):
             self._scanned_empty = False
         took = clock() - started
         if version == self._rules_version:
             self._next_scan = clock() + min(self._poll_interval, max(SCAN_AT_LEAST, SCAN_SHARE * took))
+        return bool(jobs)
 
     async def _find_slots(self) -> bool:
         """Before a sleep: are there slots on remote workers that nobody told of?"""
@@ -287,58 +280,43 @@ class Dispatch(Service):
         Lanes that give nothing are forgotten until the next scan, and the others asked: under strict order the lane
         whose turn it is need not have the first job of its key.
         """
-        while True:
-            claim = self._plan()
-            if claim is None:
-                self._trying_since = None
-                return False
-            task = asyncio.ensure_future(self._claim(*claim))
-            try:
-                if await asyncio.shield(task):
-                    return True
-            except asyncio.CancelledError:
-                # What the server has handed out must reach its worker, or it lies there until it is taken for lost.
-                await asyncio.wait({task}, timeout=CLAIM_PATIENCE)
-                task.cancel()
-                raise
+        plan = self._planner.next(self._batch)
+        if plan is None:
+            self._trying_since = None
+            return False
+        return await self._kept(self._step_by(plan))
 
-    def _plan(self) -> tuple[list[LaneQuota], dict[BucketKey, tuple[int, RateLimit]], Statement[list[Job]]] | None:
-        """The next dispatch: quotas, the tokens they need, the statement; None where there is nothing to be given."""
-        placement = self._placement
-        own, worker_id = placement.own, placement.own_id
-        budget = Budget(self._configuration, self._running, self._buckets, self._placement.room)
-        slots = None if placement.alone else placement.slots(budget)
-        free = slots.free if slots is not None else 0 if own is None else own.free()
-        rules = self._configuration
-        quotas = self._share.plan(
-            min(self._batch, free), self._lanes.stands, slots or budget, rules.weights, rules.ageing, rules.strict
-        )
-        self._token_wait = budget.wait
-        if not quotas:
-            return None
-        tokens = budget.wanted({quota.lane: quota.quota for quota in quotas})
-        epoch, told = self._term.epoch, self._configuration.notified
-        if slots is None:
-            assert worker_id is not None  # noqa: S101 - it has free slots
-            return quotas, tokens, store.dispatch.dispatch(quotas, worker_id, epoch, told)
-        heard = placement.channels({worker for given in slots.given.values() for worker in given})
-        return quotas, tokens, store.dispatch.dispatch_to_workers(quotas, slots.given, heard, worker_id, epoch, told)
+    async def _step_by(self, plan: Plan | None) -> bool:
+        while plan is not None:
+            _, jobs = await self._claim(plan)
+            self._dispatched(plan.quotas, jobs)
+            if jobs:
+                return True
+            plan = self._planner.next(self._batch)
+        self._trying_since = None
+        return False
 
-    async def _claim(
-        self,
-        quotas: list[LaneQuota],
-        tokens: dict[BucketKey, tuple[int, RateLimit]],
-        dispatch: Statement[list[Job]],
-    ) -> bool:
+    async def _kept(self, claiming: Coroutine[Any, Any, bool]) -> bool:
+        """Its result; cancelled, it may come to its end: what was handed out must reach its worker, or it is lost."""
+        task = asyncio.ensure_future(claiming)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task}, timeout=CLAIM_PATIENCE)
+            task.cancel()
+            raise
+
+    async def _claim(self, plan: Plan, scan: Sequence[Statement[Any]] = ()) -> tuple[list[Any], list[Job]]:
+        """Have the server hand out what was planned; the results of a `scan` that goes along, and the jobs."""
         self._try()
         began = tracing.now()
         connection = await self._connected()
-        statements: list[Statement[Any]] = [dispatch]
-        if tokens:
-            statements.append(store.rate_buckets.spend(self._buckets.spend(tokens)))
+        statements: list[Statement[Any]] = [*scan, self._term.fence(), plan.dispatch]
+        if plan.tokens:
+            statements.append(store.rate_buckets.spend(self._buckets.spend(plan.tokens)))
         with self._worker.claiming() if self._worker is not None else contextlib.nullcontext():
             try:
-                _, jobs, *left = await db.arun_together(connection, [self._term.fence(), *statements], self._schema)
+                results = await db.arun_together(connection, statements, self._schema)
             except BaseException as error:
                 if db.may_have_committed(error):
                     self._uncertain = True
@@ -346,28 +324,31 @@ class Dispatch(Service):
                 self._doubt_buckets = True  # the server may have refused a rate's excess
                 await self._drop_connection()
                 raise
+            _, jobs, *left = results[len(scan) :]
             if left:
-                self._buckets.spent(left[0], unused(tokens, jobs))
+                self._buckets.spent(left[0], unused(plan.tokens, jobs))
             if jobs:
                 self._hand_over(jobs, began)
         self._trying_since = None
+        return results[: len(scan)], jobs
+
+    def _dispatched(self, quotas: Sequence[LaneQuota], jobs: Sequence[Job]) -> None:
+        """What the lanes are after a dispatch of these quotas gave these jobs."""
         self._lanes.dispatched(quotas, jobs)
+        if jobs:
+            lane = quotas[0].lane
+            self._last_lane = lane if len(quotas) == 1 and not lane.keyed and lane.level is None else None
         now, left_some = clock(), [quota.lane for quota in quotas if quota.lane in self._lanes.stands]
         if left_some and now >= self._next_linger:
             self._linger_until = now + LINGER
         if any(lane.level is not None for lane in left_some):
             self._next_scan = 0.0  # how long the next one of an ageing lane has waited decides whose turn it is
         self._scanned_empty = self._scanned_empty and not jobs
-        return bool(jobs)
 
     def _hand_over(self, jobs: list[Job], began: int) -> None:
         self._configuration.resolve(jobs)
         tracing.dispatched(jobs, began)
-        now = clock()
-        for job in jobs:
-            overdue = now + job.timeout + STALE_GRACE if job.timeout else None
-            run = Running(job.type, job.worker_id, job.timeout, overdue, job.queue, job.concurrency_key)  # type: ignore[arg-type] # dispatched to somebody
-            self._running.add((job.id, job.attempt), run)
+        self._running.dispatched(jobs, clock() + STALE_GRACE)
         own = jobs if self._placement.alone else [job for job in jobs if job.worker_id == self._placement.own_id]
         if own and self._worker is not None and own[0].worker_id is not None:
             self._worker.accept(own, own[0].worker_id)

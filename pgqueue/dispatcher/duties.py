@@ -185,10 +185,8 @@ class Duties:
         for one in found:
             timeout = self._configuration.timeout(one.type, one.timeout)
             overdue = now - one.seconds + timeout + STALE_GRACE if timeout else None
-            self._running.add(
-                (one.id, one.attempt),
-                Running(one.type, one.worker_id, timeout, overdue, one.queue, one.concurrency_key),
-            )
+            running = Running(one.type, one.worker_id, timeout, overdue, one.queue, one.concurrency_key)
+            self._running.add([((one.id, one.attempt), running)])
         self._preparing_since = None
 
     def _due_in(self, seconds: float) -> None:

@@ -7,7 +7,7 @@ priority, run_at, id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -53,12 +53,15 @@ class Lanes:
             if stand is None or _key(below) < _key(stand.mark):
                 self.stands[lane] = Stand(below, job.priority, job.run_at)
 
-    def dispatched(self, quotas: Iterable[LaneQuota], jobs: Iterable[Job]) -> None:
+    def dispatched(self, quotas: Sequence[LaneQuota], jobs: Sequence[Job]) -> None:
         """A dispatch with `quotas` gave `jobs`: raise the marks, forget lanes that had less than asked for."""
         given: dict[Lane, list[Job]] = {}
-        for job in jobs:
-            lane = self.lane(job.queue, job.type, job.concurrency_key, job.priority, join_tags(job.tags))
-            given.setdefault(lane, []).append(job)
+        if len(quotas) == 1:
+            given[quotas[0].lane] = list(jobs)
+        else:
+            for job in jobs:
+                lane = self.lane(job.queue, job.type, job.concurrency_key, job.priority, join_tags(job.tags))
+                given.setdefault(lane, []).append(job)
         for quota in quotas:
             taken = given.get(quota.lane, [])
             if len(taken) < quota.quota:

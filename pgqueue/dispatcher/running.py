@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
+from pgqueue.job import Job
 from pgqueue.store.jobs import Run
 
 
@@ -36,37 +37,67 @@ class RunningSet:
         self._by_key: dict[tuple[str, str], int] = {}
         self._by_worker: dict[UUID, set[Run]] = {}
 
-    def add(self, run: Run, running: Running) -> None:
-        """A job was dispatched."""
-        if run not in self._runs:
-            self._count(running, 1)
-        self._runs[run] = running
-        self._by_worker.setdefault(running.worker_id, set()).add(run)
+    def dispatched(self, jobs: Iterable[Job], now: float) -> None:
+        """These were dispatched; overdue are those that take longer than their timeout from `now` on."""
+        self.add(
+            (
+                (job.id, job.attempt),
+                Running(
+                    job.type,
+                    job.worker_id,  # type: ignore[arg-type] # dispatched to somebody
+                    job.timeout,
+                    now + job.timeout if job.timeout else None,
+                    job.queue,
+                    job.concurrency_key,
+                ),
+            )
+            for job in jobs
+        )
+
+    def add(self, started: Iterable[tuple[Run, Running]]) -> None:
+        """These are in flight."""
+        by_type, by_queue = self._by_type, self._by_queue
+        worker_id, of_worker = None, set[Run]()
+        for run, running in started:
+            if run not in self._runs:
+                by_type[running.type] += 1
+                by_queue[running.queue] += 1
+                if running.key is not None:
+                    self._count_key((running.type, running.key), 1)
+            self._runs[run] = running
+            if running.worker_id is not worker_id:  # a look-up by UUID costs more than the rest
+                worker_id = running.worker_id
+                of_worker = self._by_worker.setdefault(worker_id, set())
+            of_worker.add(run)
 
     def remove(self, runs: Iterable[Run]) -> int:
         """These are over; the number of those that were known."""
         known = 0
+        by_type, by_queue = self._by_type, self._by_queue
+        worker_id, of_worker = None, set[Run]()
         for run in runs:
             running = self._runs.pop(run, None)
             if running is not None:
-                self._count(running, -1)
                 known += 1
-                of_worker = self._by_worker[running.worker_id]
+                by_type[running.type] -= 1
+                by_queue[running.queue] -= 1
+                if running.key is not None:
+                    self._count_key((running.type, running.key), -1)
+                if running.worker_id is not worker_id:
+                    worker_id = running.worker_id
+                    of_worker = self._by_worker[worker_id]
                 of_worker.discard(run)
                 if not of_worker:
-                    del self._by_worker[running.worker_id]
+                    del self._by_worker[worker_id]
+                    worker_id = None
         return known
 
-    def _count(self, running: Running, change: int) -> None:
-        self._by_type[running.type] += change
-        self._by_queue[running.queue] += change
-        if running.key is not None:
-            key = (running.type, running.key)
-            left = self._by_key.get(key, 0) + change
-            if left:
-                self._by_key[key] = left
-            else:
-                del self._by_key[key]  # keys come and go by the thousand
+    def _count_key(self, key: tuple[str, str], change: int) -> None:
+        left = self._by_key.get(key, 0) + change
+        if left:
+            self._by_key[key] = left
+        else:
+            del self._by_key[key]  # keys come and go by the thousand
 
     def of_type(self, job_type: str) -> int:
         """How many of this type are in flight."""

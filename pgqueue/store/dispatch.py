@@ -21,7 +21,21 @@ def dispatch(
     `notified`: the types whose ends people are told of: their jobs are followed from here on.
     """
     params = {**_quotas(quotas), "worker_id": worker_id, "epoch": epoch, "notified": list(notified)}
-    return Statement("jobs.dispatch", params, lambda rows: [_dispatched(row, worker_id, epoch) for row in rows])
+    return Statement("jobs.dispatch", params, lambda rows: _dispatched(rows, worker_id, epoch))
+
+
+def dispatch_alone(quota: LaneQuota, worker_id: UUID, epoch: int, notified: Sequence[str] = ()) -> Statement[list[Job]]:
+    """As `dispatch`, from the start of one lane without a key, if no other lane has work."""
+    params = {
+        "queue": quota.lane.queue,
+        "type": quota.lane.type,
+        "tags": quota.lane.tags,
+        "quota": quota.quota,
+        "worker_id": worker_id,
+        "epoch": epoch,
+        "notified": list(notified),
+    }
+    return Statement("jobs.dispatch_alone", params, lambda rows: _dispatched(rows, worker_id, epoch))
 
 
 def dispatch_to_workers(
@@ -76,13 +90,16 @@ def _quotas(quotas: Sequence[LaneQuota]) -> dict[str, Any]:
 
 
 def _assigned(rows: list[Row]) -> list[Job]:
-    return [_dispatched(row, row[20], row[21]) for row in rows]
+    return [job for row in rows for job in _dispatched([row], row[20], row[21])]
 
 
-def _dispatched(row: Row, worker_id: UUID, epoch: int) -> Job:
-    return Job(
-        row[0], row[1], row[2], row[3], JobState.PROCESSING, row[4], row[5], row[6], row[7], row[8],
-        row[9], row[10], row[11], None, worker_id, epoch, row[12], row[13], None, None,
-        json.loads(row[14]) if row[14] else [], False, False, None, row[18], row[15], row[16],
-        json_of(row[17]), None, split_tags(row[19]),
-    )  # fmt: skip
+def _dispatched(rows: list[Row], worker_id: UUID, epoch: int) -> list[Job]:
+    return [
+        Job(
+            row[0], row[1], row[2], row[3], JobState.PROCESSING, row[4], row[5], row[6], row[7], row[8],
+            row[9], row[10], row[11], None, worker_id, epoch, row[12], row[13], None, None,
+            json.loads(row[14]) if row[14] else [], False, False, None, row[18], row[15], row[16],
+            json_of(row[17]) if row[17] else None, None, split_tags(row[19]) if row[19] else [],
+        )
+        for row in rows
+    ]  # fmt: skip

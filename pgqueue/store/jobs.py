@@ -6,13 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from pgqueue.job import Job, JobState, Reason
 from pgqueue.outcome import Outcome
 from pgqueue.store.statement import Bell, Row, Statement, scalar
 from pgqueue.validation import split_tags
+
+T = TypeVar("T")
 
 Run = tuple[int, int]
 """A job's id and attempt: the fence of one run."""
@@ -188,10 +190,17 @@ def finish(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID], *, settled: 
 
     The result has the ids that are this run's, True where the job is followed; the others are fenced out or locked.
     """
+    went_well = all(outcome.state is JobState.COMPLETED for outcome in outcomes)
     params = {
-        **_fences(outcomes, worker_ids),
-        "results": [outcome.result for outcome in outcomes],
-        "max_attempts": [outcome.max_attempts for outcome in outcomes],
+        "ids": numbers([outcome.id for outcome in outcomes]),
+        "attempts": numbers([outcome.attempt for outcome in outcomes]),
+        "states": None if went_well else [outcome.state.value for outcome in outcomes],
+        "reasons": None if went_well else [outcome.reason and outcome.reason.value for outcome in outcomes],
+        "results": _if_any([outcome.result for outcome in outcomes]),
+        "errors": None if went_well else [json.dumps(outcome.error) if outcome.error else None for outcome in outcomes],
+        "max_attempts": numbers([outcome.max_attempts for outcome in outcomes]),
+        "losts": None if went_well else [outcome.lost for outcome in outcomes],
+        "worker_ids": [str(worker_id) for worker_id in worker_ids],
         "settled": settled,
     }
     return Statement("jobs.finish", params, lambda rows: {row[0]: row[1] for row in rows})
@@ -240,6 +249,16 @@ def _fences(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> dict[str
         "losts": [outcome.lost for outcome in outcomes],
         "worker_ids": [str(worker_id) for worker_id in worker_ids],
     }
+
+
+def numbers(values: Sequence[int | None]) -> str:
+    """An array of integers as PostgreSQL writes it."""
+    return f"{{{','.join(map(str, values))}}}".replace("None", "NULL")
+
+
+def _if_any(values: list[T | None]) -> list[T | None] | None:
+    """None for a list of nothing but None."""
+    return values if any(value is not None for value in values) else None
 
 
 def processing() -> Statement[list[Processing]]:

@@ -1,0 +1,117 @@
+"""The next dispatch: which lanes give how much, the tokens that takes, and the statement. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgqueue import store
+from pgqueue.dispatcher.budget import Budget
+from pgqueue.dispatcher.configuration import Configuration
+from pgqueue.dispatcher.heads import Heads
+from pgqueue.dispatcher.lanes import LOWEST, Lanes
+from pgqueue.dispatcher.leader import Term
+from pgqueue.dispatcher.placement import Placement
+from pgqueue.dispatcher.rates import Buckets
+from pgqueue.dispatcher.running import RunningSet
+from pgqueue.dispatcher.share import Share
+from pgqueue.job import Job
+from pgqueue.rules import RateLimit
+from pgqueue.store import Statement
+from pgqueue.store.jobs import Lane, LaneQuota
+from pgqueue.store.rate_buckets import BucketKey
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One dispatch: what each lane may give, the tokens that takes, the statement."""
+
+    quotas: list[LaneQuota]
+    tokens: dict[BucketKey, tuple[int, RateLimit]]
+    dispatch: Statement[list[Job]]
+
+
+class Planner:
+    """Plans the dispatches of one term.
+
+    Args:
+        term: whose epoch the jobs get.
+        configuration: limits, weights.
+        running: what is in flight.
+        buckets: the tokens of limited rates.
+        placement: who executes.
+        lanes: which have work.
+        heads: which may be dispatched.
+
+    Attributes:
+        token_wait: seconds until a lane that lacked a token in the last plan gets one; None: none did.
+    """
+
+    def __init__(
+        self,
+        term: Term,
+        configuration: Configuration,
+        running: RunningSet,
+        buckets: Buckets,
+        placement: Placement,
+        lanes: Lanes,
+        heads: Heads,
+    ) -> None:
+        self._term = term
+        self._configuration = configuration
+        self._running = running
+        self._buckets = buckets
+        self._placement = placement
+        self._lanes = lanes
+        self._heads = heads
+        self._share = Share()
+        self.token_wait: float | None = None
+
+    def any_room(self) -> bool:
+        """True if a lane that has work is not at its limit."""
+        budget = self._budget()
+        return any(budget.room(lane) > 0 for lane in self._lanes.stands)
+
+    def next(self, most: int) -> Plan | None:
+        """A dispatch of at most so many jobs; None where nothing is to be given."""
+        placement = self._placement
+        own, worker_id = placement.own, placement.own_id
+        budget = self._budget()
+        slots = None if placement.alone else placement.slots(budget)
+        free = slots.free if slots is not None else 0 if own is None else own.free()
+        rules = self._configuration
+        quotas = self._share.plan(
+            min(most, free), self._lanes.stands, slots or budget, rules.weights, rules.ageing, rules.strict
+        )
+        self.token_wait = budget.wait
+        if not quotas:
+            return None
+        tokens = budget.wanted({quota.lane: quota.quota for quota in quotas})
+        epoch, told = self._term.epoch, rules.notified
+        if slots is None:
+            assert worker_id is not None  # noqa: S101 - it has free slots
+            return Plan(quotas, tokens, store.dispatch.dispatch(quotas, worker_id, epoch, told))
+        heard = placement.channels({worker for given in slots.given.values() for worker in given})
+        statement = store.dispatch.dispatch_to_workers(quotas, slots.given, heard, worker_id, epoch, told)
+        return Plan(quotas, tokens, statement)
+
+    def guess(self, lane: Lane, most: int) -> Plan | None:
+        """A dispatch from this lane, should it alone have work; None where others are known to, or a rule shares it."""
+        own, own_id = self._placement.own, self._placement.own_id
+        if (
+            own is None
+            or own_id is None
+            or self._lanes.stands
+            or not self._placement.alone
+            or not self._heads.open(lane)
+        ):
+            return None
+        budget = self._budget()
+        number = min(most, own.free(), budget.room(lane))
+        if number <= 0 or budget.wanted({lane: number}):
+            return None
+        quota = LaneQuota(lane, number, LOWEST)
+        told = self._configuration.notified
+        return Plan([quota], {}, store.dispatch.dispatch_alone(quota, own_id, self._term.epoch, told))
+
+    def _budget(self) -> Budget:
+        return Budget(self._configuration, self._running, self._buckets, self._placement.room)
