@@ -302,7 +302,7 @@ WITH lane AS MATERIALIZED (
 
 -- name: dispatch_to_workers
 -- As dispatch, for several workers: the i-th job that a lane gives goes to the i-th of the slots that were planned for
--- it, from `first` on in `slots`. Each worker that listens is told the ids of its jobs when this commits, in messages
+-- it, from `first` on in `slots`, which has their numbers in `workers`. Each worker that listens is told the ids of its jobs when this commits, in messages
 -- under NOTIFY's 8000 bytes. The payload comes back only for this process's own worker; the others read theirs.
 WITH picked AS MATERIALIZED (
   SELECT job.place, lane.first + job.number AS slot
@@ -315,7 +315,8 @@ WITH picked AS MATERIALIZED (
   ) AS found) AS job
 ), moved AS (
   UPDATE pgqueue.jobs
-  SET state = 'processing', attempt = attempt + 1, worker_id = (%(slots)s::uuid[])[picked.slot], epoch = %(epoch)s,
+  SET state = 'processing', attempt = attempt + 1, epoch = %(epoch)s,
+      worker_id = (%(workers)s::uuid[])[(SELECT CAST(CAST(%(slots)s AS text) AS integer[]))[picked.slot]],
       started_at = clock_timestamp(), reason = NULL,
       unique_hash = CASE WHEN unique_scope = 'pending' THEN NULL ELSE unique_hash END,
       followed = followed OR type = ANY(%(notified)s::text[])
@@ -338,7 +339,8 @@ SELECT id, type, CAST(payload AS text), queue, priority, attempt, max_attempts, 
        created_at, started_at, unique_key, concurrency_key, CAST(errors AS text), losses, backoff,
        CAST(headers AS text), replay_of, tags, worker_id, epoch
 FROM pgqueue.jobs
-WHERE id = ANY(%(ids)s::bigint[]) AND worker_id = %(worker_id)s AND CAST(state AS text) = 'processing'
+WHERE id = ANY(CAST(CAST(%(ids)s AS text) AS bigint[])) AND worker_id = %(worker_id)s
+  AND CAST(state AS text) = 'processing'
 
 -- name: finish
 -- The one way a processing job ends: fenced by id, attempt, worker and state; out of the hot table, into the history.
@@ -441,7 +443,7 @@ FROM pgqueue.jobs WHERE state = 'processing'
 -- name: no_longer_processing
 -- Which of these runs are over, by primary key: completions the leader did not hear of.
 SELECT run.id, run.attempt
-FROM unnest(%(ids)s::bigint[], %(attempts)s::integer[]) AS run(id, attempt)
+FROM unnest(CAST(CAST(%(ids)s AS text) AS bigint[]), CAST(CAST(%(attempts)s AS text) AS integer[])) AS run(id, attempt)
 LEFT JOIN LATERAL (
   SELECT 1 AS alive FROM pgqueue.jobs
   WHERE id = run.id AND attempt = run.attempt AND CAST(state AS text) = 'processing' OFFSET 0) AS job ON true

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from pgqueue.job import Job, JobState
-from pgqueue.store.jobs import Lane, LaneQuota, json_of
+from pgqueue.store.jobs import Lane, LaneQuota, json_of, numbers
 from pgqueue.store.statement import Row, Statement
 from pgqueue.validation import split_tags
 
@@ -50,15 +50,17 @@ def dispatch_to_workers(
 
     Those with a channel are told their jobs' ids; payloads come back for `own_id` alone.
     """
-    flat: list[UUID] = []
+    workers: dict[int, tuple[int, UUID]] = {}  # by the object's identity: a look-up by UUID costs more than the rest
+    flat: list[int] = []
     firsts = []
     for quota in quotas:
         firsts.append(len(flat))
-        flat += slots[quota.lane]
+        flat += [workers.setdefault(id(one), (len(workers) + 1, one))[0] for one in slots[quota.lane]]
     params = {
         **_quotas(quotas),
         "firsts": firsts,
-        "slots": flat,
+        "workers": [worker_id for _, worker_id in workers.values()],
+        "slots": numbers(flat),
         "listeners": list(channels),
         "channels": list(channels.values()),
         "own_id": own_id,
@@ -70,7 +72,7 @@ def dispatch_to_workers(
 
 def fetch(ids: Sequence[int], worker_id: UUID) -> Statement[list[Job]]:
     """Those of these jobs that are the worker's to run."""
-    return Statement("jobs.fetch", {"ids": list(ids), "worker_id": worker_id}, _assigned)
+    return Statement("jobs.fetch", {"ids": numbers(ids), "worker_id": worker_id}, _assigned)
 
 
 def _quotas(quotas: Sequence[LaneQuota]) -> dict[str, Any]:

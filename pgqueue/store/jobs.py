@@ -268,7 +268,7 @@ def processing() -> Statement[list[Processing]]:
 
 def no_longer_processing(runs: Sequence[Run]) -> Statement[list[Run]]:
     """Which of these runs are over."""
-    params = {"ids": [run[0] for run in runs], "attempts": [run[1] for run in runs]}
+    params = {"ids": numbers([run[0] for run in runs]), "attempts": numbers([run[1] for run in runs])}
     return Statement("jobs.no_longer_processing", params, lambda rows: [(row[0], row[1]) for row in rows])
 
 
