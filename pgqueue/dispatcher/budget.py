@@ -7,6 +7,7 @@ so that several rules on one job hold together.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pgqueue.dispatcher.configuration import UNLIMITED, Configuration
 from pgqueue.dispatcher.rates import Buckets
@@ -43,36 +44,38 @@ class Budget:
         self._running = running
         self._buckets = buckets
         self._backend_room = backend_room
-        self._left: dict[BucketKey, float] = {}
-        self._rates: dict[BucketKey, RateLimit] = {}
-        self._counters: dict[Lane, list[BucketKey]] = {}
+        self._counters: dict[BucketKey, _Counter] = {}
+        self._of_lane: dict[Lane, list[_Counter]] = {}
         self.wait: float | None = None
 
     def room(self, lane: Lane) -> int:
         """How many jobs the lane may give now."""
-        counters = self._counters.get(lane)
+        counters = self._of_lane.get(lane)
         if counters is None:
-            counters = self._counters[lane] = self._applying(lane)
-        return int(min((self._left[counter] for counter in counters), default=UNLIMITED))
+            counters = self._of_lane[lane] = self._applying(lane)
+        room = UNLIMITED
+        for counter in counters:
+            room = min(room, counter.left)
+        return room
 
     def take(self, lane: Lane, number: int = 1) -> None:
         """The lane gives this many."""
-        for counter in self._counters[lane]:
-            self._left[counter] -= number
+        for counter in self._of_lane[lane]:
+            counter.left -= number
 
     def wanted(self, lanes: dict[Lane, int]) -> dict[BucketKey, tuple[int, RateLimit]]:
         """How many tokens of which bucket these quotas need."""
         found: dict[BucketKey, tuple[int, RateLimit]] = {}
         for lane, number in lanes.items():
-            for counter in self._counters[lane]:
-                if counter in self._rates:
-                    before = found.get(counter, (0, None))[0]
-                    found[counter] = before + number, self._rates[counter]
+            for counter in self._of_lane[lane]:
+                if counter.rate is not None:
+                    before = found.get(counter.key, (0, None))[0]
+                    found[counter.key] = before + number, counter.rate
         return found
 
-    def _applying(self, lane: Lane) -> list[BucketKey]:
+    def _applying(self, lane: Lane) -> list[_Counter]:
         rules, queue = self._configuration.rules(lane.type), self._configuration.queue_rules(lane.queue)
-        counters: list[BucketKey] = []
+        counters: list[_Counter] = []
         limit = self._configuration.limit(lane.type)
         if limit < UNLIMITED:
             counters.append(self._limit(("type limit", lane.type, ""), limit, self._running.of_type(lane.type)))
@@ -94,16 +97,27 @@ class Budget:
             counters.append(self._rate(("key", lane.type, lane.key), rules.rate_limit_per_key))
         return counters
 
-    def _limit(self, counter: BucketKey, limit: int, running: int) -> BucketKey:
-        self._left.setdefault(counter, limit - running)
+    def _limit(self, key: BucketKey, limit: int, running: int) -> _Counter:
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = _Counter(key, limit - running)
         return counter
 
-    def _rate(self, bucket: BucketKey, rate: RateLimit) -> BucketKey:
-        if bucket not in self._left:
-            tokens = self._buckets.available(bucket, rate) + _EPSILON
-            self._left[bucket] = int(tokens)
-            self._rates[bucket] = rate
+    def _rate(self, key: BucketKey, rate: RateLimit) -> _Counter:
+        counter = self._counters.get(key)
+        if counter is None:
+            tokens = self._buckets.available(key, rate) + _EPSILON
+            counter = self._counters[key] = _Counter(key, int(tokens), rate)
             if tokens < 1:
                 seconds = max(LEAST_WAIT, (1 - tokens) / rate.per_second * 1.002)
                 self.wait = seconds if self.wait is None else min(self.wait, seconds)
-        return bucket
+        return counter
+
+
+@dataclass(slots=True)
+class _Counter:
+    """How many more jobs one rule allows, whichever lanes they are in."""
+
+    key: BucketKey
+    left: int
+    rate: RateLimit | None = None

@@ -60,7 +60,8 @@ class Lanes:
             given[quotas[0].lane] = list(jobs)
         else:
             for job in jobs:
-                lane = self.lane(job.queue, job.type, job.concurrency_key, job.priority, join_tags(job.tags))
+                tags = join_tags(job.tags) if job.tags else ""
+                lane = self.lane(job.queue, job.type, job.concurrency_key, job.priority, tags)
                 given.setdefault(lane, []).append(job)
         for quota in quotas:
             taken = given.get(quota.lane, [])

@@ -214,6 +214,16 @@ CROSS JOIN LATERAL (
   )
   SELECT concurrency_key, tags, priority, run_at FROM lane) AS found
 
+-- part: lanes_of_quotas
+-- The lanes of one dispatch, each array as its text, which costs the leader a tenth of what lists do.
+    unnest(CAST(CAST(%(queues)s AS text) AS text[]), CAST(CAST(%(types)s AS text) AS text[]),
+           CAST(CAST(%(quotas)s AS text) AS integer[]), CAST(CAST(%(priorities)s AS text) AS smallint[]),
+           CAST(CAST(%(run_ats)s AS text) AS timestamptz[]), CAST(CAST(%(ids)s AS text) AS bigint[]),
+           CAST(CAST(%(last_priorities)s AS text) AS smallint[]), CAST(CAST(%(keyeds)s AS text) AS boolean[]),
+           CAST(CAST(%(keys)s AS text) AS text[]), CAST(CAST(%(stricts)s AS text) AS boolean[]),
+           CAST(CAST(%(tags)s AS text) AS text[]), CAST(CAST(%(firsts)s AS text) AS integer[]))
+      AS lane(queue, type, quota, priority, run_at, id, last_priority, keyed, key, strict, tags, first)
+
 -- part: next_of_lane
 -- What a lane gives next, at most its quota, from its low-water mark on, up to its last priority;
 -- under strict order the first job of a key alone, whatever its tags, and only while none of the key is under way.
@@ -271,10 +281,8 @@ RETURNING id, type, CAST(payload AS text), queue, priority, attempt, max_attempt
 -- Runs behind leader.fence in the same transaction.
 WITH picked AS MATERIALIZED (
   SELECT job.place
-  FROM unnest(%(queues)s::text[], %(types)s::text[], %(quotas)s::integer[], %(priorities)s::smallint[],
-              %(run_ats)s::timestamptz[], %(ids)s::bigint[], %(last_priorities)s::smallint[], %(keyeds)s::boolean[],
-              %(keys)s::text[], %(stricts)s::boolean[], %(tags)s::text[])
-    AS lane(queue, type, quota, priority, run_at, id, last_priority, keyed, key, strict, tags)
+  FROM
+  -- include: lanes_of_quotas
   CROSS JOIN LATERAL (
     -- include: next_of_lane
   ) AS job
@@ -306,10 +314,8 @@ WITH lane AS MATERIALIZED (
 -- under NOTIFY's 8000 bytes. The payload comes back only for this process's own worker; the others read theirs.
 WITH picked AS MATERIALIZED (
   SELECT job.place, lane.first + job.number AS slot
-  FROM unnest(%(queues)s::text[], %(types)s::text[], %(quotas)s::integer[], %(priorities)s::smallint[],
-              %(run_ats)s::timestamptz[], %(ids)s::bigint[], %(last_priorities)s::smallint[], %(keyeds)s::boolean[],
-              %(keys)s::text[], %(stricts)s::boolean[], %(tags)s::text[], %(firsts)s::integer[])
-    AS lane(queue, type, quota, priority, run_at, id, last_priority, keyed, key, strict, tags, first)
+  FROM
+  -- include: lanes_of_quotas
   CROSS JOIN LATERAL (SELECT place, row_number() OVER () AS number FROM (
     -- include: next_of_lane
   ) AS found) AS job

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from pgqueue.job import Job, JobState
-from pgqueue.store.jobs import Lane, LaneQuota, json_of, numbers
+from pgqueue.store.jobs import Lane, LaneQuota, json_of, numbers, texts
 from pgqueue.store.statement import Row, Statement
 from pgqueue.validation import split_tags
 
@@ -58,7 +58,7 @@ def dispatch_to_workers(
         flat += [workers.setdefault(id(one), (len(workers) + 1, one))[0] for one in slots[quota.lane]]
     params = {
         **_quotas(quotas),
-        "firsts": firsts,
+        "firsts": numbers(firsts),
         "workers": [worker_id for _, worker_id in workers.values()],
         "slots": numbers(flat),
         "listeners": list(channels),
@@ -76,18 +76,20 @@ def fetch(ids: Sequence[int], worker_id: UUID) -> Statement[list[Job]]:
 
 
 def _quotas(quotas: Sequence[LaneQuota]) -> dict[str, Any]:
+    lanes, marks = [item.lane for item in quotas], [item.mark for item in quotas]
     return {
-        "queues": [item.lane.queue for item in quotas],
-        "types": [item.lane.type for item in quotas],
-        "quotas": [item.quota for item in quotas],
-        "priorities": [item.mark.priority for item in quotas],
-        "run_ats": [str(item.mark.run_at) for item in quotas],
-        "ids": [item.mark.id for item in quotas],
-        "last_priorities": [item.last_priority for item in quotas],
-        "keyeds": [item.lane.keyed for item in quotas],
-        "keys": [item.lane.key for item in quotas],
-        "stricts": [item.strict for item in quotas],
-        "tags": [item.lane.tags for item in quotas],
+        "queues": texts([lane.queue for lane in lanes]),
+        "types": texts([lane.type for lane in lanes]),
+        "quotas": numbers([item.quota for item in quotas]),
+        "priorities": numbers([mark.priority for mark in marks]),
+        "run_ats": texts([str(mark.run_at) for mark in marks]),
+        "ids": numbers([mark.id for mark in marks]),
+        "last_priorities": numbers([item.last_priority for item in quotas]),
+        "keyeds": f"{{{','.join(['t' if lane.keyed else 'f' for lane in lanes])}}}",
+        "keys": texts([lane.key for lane in lanes]),
+        "stricts": f"{{{','.join(['t' if item.strict else 'f' for item in quotas])}}}",
+        "tags": texts([lane.tags for lane in lanes]),
+        "firsts": None,
     }
 
 

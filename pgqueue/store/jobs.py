@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from pgqueue.job import Job, JobState, Reason
@@ -43,8 +43,7 @@ class Mark:
     id: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """Jobs that are dispatched in one order: those of a queue and type, with a concurrency key or without.
 
     Where keys must be told apart each `key` is a lane; where a queue ages each `level` of priority is one. `tags` are
@@ -254,6 +253,17 @@ def _fences(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> dict[str
 def numbers(values: Sequence[int | None]) -> str:
     """An array of integers as PostgreSQL writes it."""
     return f"{{{','.join(map(str, values))}}}".replace("None", "NULL")
+
+
+def texts(values: Iterable[str | None]) -> str:
+    """An array of texts as PostgreSQL writes it."""
+    return f"{{{','.join(['NULL' if value is None else _quoted(value) for value in values])}}}"
+
+
+def _quoted(value: str) -> str:
+    if '"' in value or "\\" in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'
 
 
 def _if_any(values: list[T | None]) -> list[T | None] | None:
