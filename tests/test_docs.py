@@ -54,6 +54,7 @@ def reader(dsn: str, tmp_path: Path) -> Iterator[Reader]:
         "PGQUEUE_TEST_METRICS_PORT": str(free_port()),  # and 9100
         "PGQUEUE_TEST_DATABASE_URL": url,  # where the tests of docs/testing.md make their databases
     }
+    (tmp_path / "examples").symlink_to(ROOT / "examples")  # what a document's reader has beside him
     made = Reader(tmp_path, environment, url)
     yield made
     made.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 import sys
 from collections import Counter
 from datetime import timedelta
@@ -11,14 +13,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import schedule_tools
 import sqlalchemy as sa
+from prometheus_client import REGISTRY
 from support import DispatcherProcess, dispatchers, eventually, finished
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 from logistics import payloads, shipments, tables  # noqa: E402 - found by the line above
-from logistics.app import DESK, WEIGHTS, declare  # noqa: E402
+from logistics.app import DESK, WEIGHTS, WEIGHTS_WITH_SHIPMENT, declare, with_executors  # noqa: E402
 from logistics.patterns import Window, analyze, expire  # noqa: E402
 from logistics.sample import generate  # noqa: E402
 from logistics.week import Week  # noqa: E402
@@ -180,6 +184,65 @@ def test_queues_weights_and_schedules_are_declared():
         "daily-patterns": "0 2 * * *", "weekly-patterns": "0 1 * * SUN", "expire-suggestions": "0 */6 * * *",
         "status-update": "@every 5m", "cleanup": "30 3 * * *",
     }  # fmt: skip
+
+
+def test_the_page_says_what_share_each_weight_is():
+    page = (EXAMPLES.parent / "docs/logistics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) % \| (?:(\d+) % )?\|$", page, re.MULTILINE)
+    tables = rows[: len(WEIGHTS)], rows[len(WEIGHTS) :]
+    for table, weights in zip(tables, (WEIGHTS, WEIGHTS_WITH_SHIPMENT), strict=True):
+        assert {name: int(weight) for name, weight, *_ in table} == weights
+        some = {name: weights[name] for name, *_, share in table if share}
+        for name, weight, share, share_of_some in table:
+            assert int(share) == round(100 * int(weight) / sum(weights.values()))
+            assert name not in some or int(share_of_some) == round(100 * int(weight) / sum(some.values()))
+
+
+def test_with_a_queue_of_their_own_shipments_leave_critical_to_what_is_urgent():
+    registry = declare(shipment_queue=True)
+    assert {name: rules.weight for name, rules in registry.queues.items()} == WEIGHTS_WITH_SHIPMENT
+    queues = {name: rules.queue for name, rules in registry.schedules.items()}
+    assert queues == {name: rules.queue for name, rules in declare().schedules.items()} | {"status-update": "shipment"}
+
+
+def test_the_leader_fires_each_schedule_that_is_due_once_and_its_job_does_its_work(
+    engine, connection, queue, sql, started, tmp_path
+):
+    ship(connection, "Mainz", [10, 30, 50])
+    connection.commit()
+    old, fresh = tmp_path / "old", tmp_path / "fresh"
+    for path in (old, fresh):
+        path.touch()
+    os.utime(old, (0, 0))
+    measured = REGISTRY.get_sample_value("logistics_suggestions_created_sum") or 0
+    registry = with_executors(declare(), engine, queue, tmp_path)
+    schedule_tools.declare(queue.database_url(), registry)
+    names = sorted(registry.schedules)
+    for name in names:
+        schedule_tools.make_due(sql, name)
+    due = sql("SELECT name, next_fire_at FROM pgqueue.schedules ORDER BY name")
+    for _ in range(2):  # the second, like every follower and every new leader, finds them fired
+        started(registry, job_poll_interval=0.1)
+    expected = Counter(rules.type for rules in registry.schedules.values())
+    eventually(lambda: queue.counts()["completed"] >= len(names), message="the schedules' jobs")
+    fired = sql("SELECT schedule, fire_at FROM pgqueue.schedule_fires ORDER BY schedule, fire_at")
+    assert [name for name, _ in due] == names
+    assert [one for one in fired if one in due] == due
+    runs = sql(
+        "SELECT type, queue, payload->>'jobId', result FROM pgqueue.all_jobs WHERE id IN "
+        "(SELECT job_id FROM pgqueue.schedule_fires JOIN unnest(%s::text[], %s::timestamptz[]) AS due (name, at) "
+        "ON schedule = due.name AND fire_at = due.at)",
+        names,
+        [at for _, at in due],
+    )
+    assert Counter(job_type for job_type, *_ in runs) == expected
+    assert {(name, identity) for _, name, identity, _ in runs} == {
+        (registry.schedules[name].queue, f"job_{name.removesuffix('-patterns')}") for name in names
+    }
+    results = {job_type: result for job_type, _, _, result in runs}
+    assert results[payloads.CLEANUP_TEMP_FILES] == {"removed": 1}
+    assert (old.exists(), fresh.exists()) == (False, True)
+    assert REGISTRY.get_sample_value("logistics_suggestions_created_sum") == measured + 1, "one lane, two analyses"
 
 
 def test_through_a_real_process_a_week_finds_what_was_planted_and_invents_nothing(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import psycopg
 import pytest
 from connection_tools import ASYNC_KINDS, SYNC_KINDS, async_caller, engine_url, sync_caller
 from pydantic import BaseModel
 from sqlalchemy import create_engine, text
+from support import eventually
 
 from pgqueue import AsyncQueue, Queue, Registry
 from pgqueue.errors import (
     ConfigurationError,
     DatabaseError,
     DatabaseUnavailableError,
+    DuplicateJobError,
     InvalidArgumentError,
     InvalidNameError,
     QueueFullError,
@@ -236,3 +239,37 @@ def test_two_triggers_of_one_event_and_type_need_names():
     with pytest.raises(ConfigurationError, match="give each a name of its own"):
         registry.on("e", type="t")
     registry.on("e", type="t", name="the other")
+
+
+def test_of_events_with_one_key_the_last_counts_until_its_job_runs(queue, sql, started):
+    go = threading.Event()
+    registry = Registry()
+    registry.register("t", lambda _job, _context: go.wait(60))
+    registry.on("e", type="t", unique_key="{lane}", unique_scope="pending", on_conflict="replace")
+    first, second, other = (
+        queue.emit("e", {"lane": lane, "number": number}, registry=registry)[0]
+        for number, lane in enumerate(("a", "a", "b"))
+    )
+    assert (second.id, other.id != first.id) == (first.id, True)
+    assert sql("SELECT payload->>'number' FROM pgqueue.jobs ORDER BY id") == [("1",), ("2",)]
+    started(registry)
+    eventually(lambda: queue.get(first.id).state == "processing")
+    (third,) = queue.emit("e", {"lane": "a", "number": 3}, registry=registry)
+    assert third.id not in {first.id, other.id}, "the job that runs has the payload it has"
+    go.set()
+    eventually(lambda: queue.counts()["completed"] == 3)
+
+
+def test_a_conflict_keeps_the_job_there_is_or_fails_the_trigger(queue, sql, caplog):
+    quiet, strict = Registry(), Registry()
+    quiet.on("e", type="t", unique_key="{lane}")
+    strict.on("e", type="t", unique_key="{lane}", on_conflict="raise")
+    (first,) = queue.emit("e", {"lane": "a", "number": 0}, registry=quiet)
+    (same,) = queue.emit("e", {"lane": "a", "number": 1}, registry=quiet)
+    assert (same.id, same.existing) == (first.id, True)
+    assert queue.emit("e", {"lane": "a"}, registry=strict) == []
+    assert "trigger e -> t failed" in caplog.text
+    with pytest.raises(TriggerError) as raised:
+        queue.emit("e", {"lane": "a"}, registry=strict, raise_errors=True)
+    assert isinstance(raised.value.__cause__, DuplicateJobError)
+    assert sql("SELECT payload->>'number' FROM pgqueue.jobs") == [("0",)]
