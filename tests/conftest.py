@@ -15,11 +15,11 @@ import postgres_provider
 import psycopg
 import pytest
 from browser_tools import Site, chromium, opened, serving  # noqa: F401 - fixtures
+from database_pool import TEMPLATE, DatabasePool
 
 from pgqueue import Dispatcher, Queue, Settings, migrate
 from pgqueue.testing import databases
 
-TEMPLATE = "pgqueue_template"
 _state: dict[str, Any] = {"lines": [], "url": None}
 _number = itertools.count()
 
@@ -58,23 +58,31 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(line)
 
 
-def _database(template: str) -> Iterator[str]:
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-    name = f"test_{worker}_{os.getpid()}_{next(_number)}"
-    yield databases.create_database(_state["url"], name, template, copy_files=True)
-    databases.drop_database(_state["url"], name)
+def _prefix(kind: str) -> str:
+    return f"{kind}_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_{os.getpid()}"
+
+
+@pytest.fixture(scope="session")
+def migrated() -> Iterator[DatabasePool]:
+    """Where the migrated databases of this process come from."""
+    pool = DatabasePool(_state["url"], TEMPLATE, _prefix("test"))
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
-def dsn() -> Iterator[str]:
+def dsn(migrated: DatabasePool) -> Iterator[str]:
     """A migrated database of the test's own (a libpq key=value string)."""
-    yield from _database(TEMPLATE)
+    with migrated.database() as made:
+        yield made
 
 
 @pytest.fixture
 def empty_dsn() -> Iterator[str]:
     """A database of the test's own without pgqueue's schema."""
-    yield from _database(databases.EMPTY)
+    name = f"{_prefix('empty')}_{next(_number)}"
+    yield databases.create_database(_state["url"], name, copy_files=True)
+    databases.drop_database(_state["url"], name)
 
 
 @pytest.fixture
@@ -97,11 +105,11 @@ def queue(dsn: str) -> Iterator[Queue]:
 
 
 @pytest.fixture(scope="module")
-def site(chromium: Any) -> Iterator[Site]:  # noqa: F811 - the fixture; only with a browser
+def site(chromium: Any, migrated: DatabasePool) -> Iterator[Site]:  # noqa: F811 - the fixture; only with a browser
     """The dashboard's server, with a dispatcher that runs `browser_handlers`; one for all tests of a file."""
     from browser_handlers import make_registry
 
-    for database in _database(TEMPLATE):
+    with migrated.database() as database:
         registry = make_registry()
         dispatcher = Dispatcher(Settings(database_url=database), registry)
         dispatcher.start()
