@@ -153,6 +153,7 @@ class _Contents:
                 with connection.cursor().copy(f"COPY {name} FROM STDIN".encode()) as copy:
                     copy.write(self._rows[name])
             connection.execute(_RESTART)
+        connection.execute("SELECT pg_stat_force_next_flush()")  # or what was just written counts after the reset
         connection.execute("SELECT pg_stat_reset()")
         return True
 
