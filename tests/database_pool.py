@@ -1,6 +1,6 @@
 """Databases for tests, each as the template is: made anew where a used one cannot be put back to that.
 
-Putting back costs a tenth of making: the tables that were written are truncated, the template's own rows and its
+Putting back costs a tenth of making: the tables that were written are emptied, the template's own rows and its
 sequences are restored. Promises that what a test is given cannot be told from a new copy: the same catalogs by content
 (any change of the schema, of rights or of settings), no rows, statistics or sessions of another test, and a name of its
 own, so that a process which a test left behind does not find it. A database where one of these fails is dropped.
@@ -23,7 +23,8 @@ TEMPLATE = "pgqueue_template"
 
 # What a command of SQL can change in a database, but for the tables' rows, files and sizes. A copy has the template's
 # own row versions, so of a catalog the number of rows, and of those since, are enough; whatever is made or removed
-# shows in pg_depend. pg_class is written by TRUNCATE and VACUUM too, and is compared by its columns.
+# shows in pg_depend. pg_class is written by TRUNCATE too, and is compared by its columns. A table
+# that was analysed, which shows in its reltuples, has statistics that would be another test's.
 CATALOGS = ("attribute", "constraint", "default_acl", "depend", "index", "namespace", "proc", "publication", "trigger")
 _STATE = sql.SQL("""
     SELECT (SELECT md5(string_agg(ROW(oid, relname, relnamespace, relowner, relkind, relnatts, relchecks,
@@ -34,6 +35,7 @@ _STATE = sql.SQL("""
             FROM pg_catalog.pg_database WHERE datname = current_database()),
            (SELECT count(*) FROM pg_catalog.pg_db_role_setting AS given
             JOIN pg_catalog.pg_database AS this ON this.oid = given.setdatabase WHERE datname = current_database()),
+           (SELECT count(*) FROM pg_catalog.pg_class WHERE oid >= 16384 AND relkind IN ('r', 'p') AND reltuples >= 0),
            {catalogs}
 """).format(
     catalogs=sql.SQL(", ").join(
@@ -54,8 +56,8 @@ _ADDED = """
 # Rows of a small table are deleted, which takes a twentieth of a TRUNCATE. What that leaves is not seen: for the
 # planner a table that was never vacuumed or analysed has ten pages at least.
 _TABLES = """
-    SELECT oid::regclass::text, reltuples >= 0 OR pg_relation_size(oid) > 4 * 8192 FROM pg_catalog.pg_class
-    WHERE relkind = 'r' AND oid >= 16384 AND (reltuples >= 0 OR pg_relation_size(oid) > 0)
+    SELECT oid::regclass::text, pg_relation_size(oid) > 4 * 8192 FROM pg_catalog.pg_class
+    WHERE relkind = 'r' AND oid >= 16384 AND pg_relation_size(oid) > 0
 """
 # None is used in the template, so a start value is all that there is to one.
 _RESTART = """

@@ -66,6 +66,7 @@ def test_a_used_database_is_given_again_as_new_under_another_name(pool):
 def test_a_database_that_was_changed_otherwise_is_not_given_again(pool):
     changes = (
         "ALTER TABLE pgqueue.jobs ALTER COLUMN priority SET DEFAULT 3",
+        "ANALYZE pgqueue.jobs",
         "DROP INDEX pgqueue.jobs_replay_of",
         "GRANT SELECT ON pgqueue.jobs TO PUBLIC",
         "DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = 64', current_database()); END$$",
