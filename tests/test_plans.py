@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import conftest
 import psycopg
 import pytest
+from database_pool import DatabasePool
 
 from pgqueue import Job, JobState, NewJob, Queue, db, sql, store
 from pgqueue.dispatcher.sessions import Sessions
@@ -69,13 +70,9 @@ def indexes(text: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def full() -> Iterator[str]:
+def full(migrated: DatabasePool) -> Iterator[str]:
     """A database with a full hot table: pending in many lanes, scheduled, processing; autovacuum never sees it."""
-    yield from filled(conftest._database(conftest.TEMPLATE))
-
-
-def filled(databases: Iterator[str]) -> Iterator[str]:
-    for dsn in databases:
+    with migrated.database() as dsn:
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("ALTER TABLE pgqueue.jobs SET (autovacuum_enabled = off)")
             connection.execute(
