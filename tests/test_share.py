@@ -68,6 +68,35 @@ def test_queues_share_by_weight_and_an_idle_one_leaves_its_share_to_the_others()
     assert quotas(Share(), 100, alone, weights=names) == dict.fromkeys(alone, 50)
 
 
+def test_where_very_many_lanes_have_work_a_dispatch_goes_to_some_in_turns_of_several_and_the_next_to_the_others():
+    share, stands = Share(), {Lane(queue, f"t{n}"): stand() for queue in "ab" for n in range(150)}
+    given = [quotas(share, 640, stands, weights={"a": 30, "b": 10}) for _ in range(10)]
+    for one in given:
+        assert sum(one.values()) == 640
+        assert len(one) <= 70
+    total = sum((Counter(one) for one in given), Counter())
+    by_queue = Counter(dict.fromkeys("ab", 0))
+    for lane, number in total.items():
+        by_queue[lane.queue] += number
+    assert abs(by_queue["a"] - 4_800) <= 20
+    for queue, least in (("a", 30), ("b", 10)):
+        shares = [total[Lane(queue, f"t{n}")] for n in range(150)]
+        assert min(shares) >= least - 10, "each had its turns"
+        assert max(shares) - min(shares) <= 10, "no more than one turn apart"
+
+
+def test_many_lanes_and_few_slots_are_one_job_a_turn():
+    share, stands = Share(), {Lane("a", f"t{n:03}"): stand() for n in range(200)}
+    first, second = (quotas(share, 64, stands) for _ in range(2))
+    assert list(first.values()) == list(second.values()) == [1] * 64
+    assert not first.keys() & second.keys()
+
+
+def test_keys_that_are_told_apart_have_one_job_a_turn_however_many_there_are():
+    stands = {Lane("a", "t", True, f"key-{n}"): stand() for n in range(300)}
+    assert quotas(Share(), 300, stands) == dict.fromkeys(stands, 1)
+
+
 def test_one_slot_at_a_time_still_reaches_every_queue_by_weight():
     share, stands = Share(), {Lane("a", "t"): stand(), Lane("b", "t"): stand()}
     turns = Counter(next(iter(quotas(share, 1, stands, weights={"a": 30, "b": 10}))).queue for _ in range(40))

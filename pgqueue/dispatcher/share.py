@@ -18,6 +18,9 @@ from pgqueue.rules import DEFAULT_WEIGHT
 from pgqueue.store.jobs import Lane, LaneQuota
 
 LAST_PRIORITY = 32_767
+MANY = 64
+"""Lanes: where more have work, and there are as many slots, a turn is several jobs, so that a dispatch goes to about so
+many. Each has a price of its own, in the leader and on the server, of about what one job costs; the others are next."""
 Types = deque[tuple[str, "_Front"]]
 """Those of one queue, the one whose turn it is first."""
 Turn = tuple[bool, str, str]
@@ -79,29 +82,39 @@ class Share:
                 (name, _Front(types[name], stands, budget, ageing.get(queue), self._key_turn.get((queue, name))))
                 for name in names[start:] + names[:start]
             )
-        quotas = self._share(free, fronts, weights, budget)
+        turn = 1 if len(stands) <= MANY else -(-free // MANY)
+        quotas = self._share(free, fronts, weights, budget, turn)
         return [
             _quota(lane, stands[lane], number, last_priority, strict(lane.type))
             for lane, (number, last_priority) in quotas.items()
         ]
 
     def _share(
-        self, free: int, fronts: dict[str, Types], weights: Mapping[str, int], budget: Room
+        self, free: int, fronts: dict[str, Types], weights: Mapping[str, int], budget: Room, turn: int
     ) -> dict[Lane, tuple[int, int]]:
         quotas: dict[Lane, tuple[int, int]] = {}
-        for _ in range(free):
-            while fronts:
-                queue = self._next_queue(fronts, weights)
-                lane, last_priority = self._next_lane(queue, fronts[queue])
-                if lane is not None:
-                    quotas[lane] = quotas.get(lane, (0, 0))[0] + 1, last_priority
-                    budget.take(lane)
-                    break
+        while free > 0 and fronts:
+            queue = self._next_queue(fronts, weights)
+            lane, last_priority = self._next_lane(queue, fronts[queue])
+            if lane is None:
                 self._credit[queue] = 0.0
                 del fronts[queue]
-            if not fronts:
-                break
+                continue
+            number = 1
+            if turn > 1 and lane.key is None and lane.level is None:
+                number = min(turn, free, budget.room(lane))
+                self._pay(queue, number - 1, fronts, weights)
+            quotas[lane] = quotas.get(lane, (0, 0))[0] + number, last_priority
+            budget.take(lane, number)
+            free -= number
         return quotas
+
+    def _pay(self, queue: str, number: int, fronts: Mapping[str, Types], weights: Mapping[str, int]) -> None:
+        """The queue gives so many more at once: what as many rounds would have credited."""
+        for name in fronts:
+            weight = weights.get(name, DEFAULT_WEIGHT)
+            self._credit[name] += number * weight
+            self._credit[queue] -= number * weight
 
     def _next_queue(self, fronts: Mapping[str, Types], weights: Mapping[str, int]) -> str:
         total = 0
