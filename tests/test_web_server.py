@@ -63,6 +63,7 @@ def test_up_serves_the_api_and_a_registered_print_is_printed(dsn, tmp_path, queu
         assert 'pgqueue_jobs_dispatched_total{type="demo:delay_print"} 1.0' in metrics
         assert 'pgqueue_jobs_completed_total{type="demo:delay_print"} 1.0' in metrics
         assert 'pgqueue_leader_epoch{leader="default"} 1.0' in metrics
+        assert "pgqueue_executor_slots 10.0" in metrics, "the dispatcher's in the same process"
         running.send_signal(signal.SIGTERM)
         assert running.wait(30) == 0
 
