@@ -32,7 +32,17 @@ reason, errors->-1->>'class', left(errors->-1->>'message', 200), tags, unique_ke
 -- name: count_few
 -- How many live jobs are in one state, counted to `most`.
 SELECT count(*) FROM (
-  -- include: few
+  SELECT FROM (SELECT FROM pgqueue.jobs WHERE state = 'pending'
+               ORDER BY queue, type, tags, keyed, priority, run_at, id LIMIT CAST(%(most)s AS bigint)) AS job
+  WHERE CAST(%(state)s AS text) = 'pending'
+  UNION ALL
+  SELECT FROM (SELECT FROM pgqueue.jobs WHERE state = 'processing'
+               ORDER BY worker_id LIMIT CAST(%(most)s AS bigint)) AS job
+  WHERE CAST(%(state)s AS text) = 'processing'
+  UNION ALL
+  SELECT FROM (SELECT FROM pgqueue.jobs WHERE state = 'scheduled'
+               ORDER BY run_at LIMIT CAST(%(most)s AS bigint)) AS job
+  WHERE CAST(%(state)s AS text) = 'scheduled'
 ) AS job
 
 -- name: page_of_few
