@@ -26,15 +26,15 @@ from pgqueue.store import Statement
 from pgqueue.store.acts import Failure
 from pgqueue.store.configuration import QueueConfig, TypeConfig
 from pgqueue.store.dependencies import Relative
-from pgqueue.store.leader import LeaderInfo, Standby
-from pgqueue.store.listing import AuditLine, EpochLine, JobLine
+from pgqueue.store.inbox import InboxLine
+from pgqueue.store.leader import Election, LeaderInfo, Standby
+from pgqueue.store.listing import AuditLine, Page
 from pgqueue.store.schedules import Schedule
 from pgqueue.store.statistics import Overview, Quantiles, Recent, Totals
 from pgqueue.store.workers import WorkerInfo
 
 T = TypeVar("T")
 MAX_PAGE = 500
-NONE_LIVE = {**{state.value: 0 for state in LIVE_STATES}, "retrying": 0}
 
 
 class Inspector:
@@ -92,37 +92,47 @@ class Inspector:
             return self._run(store.acts.list_matching(where, before=before, limit=limit))
         return self._run(store.jobs.list_jobs(state=state, job_type=job_type, queue=queue, before=before, limit=limit))
 
-    def page(
-        self, where: JobFilter, *, retrying: bool = False, before: int | None = None, limit: int = 50
-    ) -> Sequence[JobLine]:
+    def page(self, where: JobFilter, *, retrying: bool = False, before: int | None = None, limit: int = 50) -> Page:
         """As `jobs`, without payloads and results: what a list shows; `retrying`: of the scheduled those tried before.
+
+        Looks through some 10 000 jobs at a time and no longer than takes a moment: where few of many match, the page
+        may be short, and goes on `before` what it `reached`.
 
         Raises:
             InvalidArgumentError: a limit outside 1 to 500.
         """
         validation.check_integer(limit, "limit", 1, MAX_PAGE)
-        return self._run(store.listing.page(where, retrying=retrying, before=before, limit=limit))
+        return self._session.drive(lambda: store.listing.page(where, retrying=retrying, before=before, limit=limit))
+
+    def records(self, ids: Sequence[int]) -> list[Job]:
+        """These jobs, those of them that are there, newest first."""
+        return self._run(store.listing.records(ids))
 
     def audit(self, job_id: int) -> list[AuditLine]:
         """Who did what with a job, the newest first; of the latest acts alone."""
         return self._run(store.listing.audit_of(str(validation.check_integer(job_id, "job id", 1, 2**63 - 1))))
 
-    def failures(self, *, job_type: str | None = None, queue: str | None = None, limit: int = 50) -> list[Failure]:
-        """Failed jobs by the fingerprint of their last error, the most frequent first."""
+    def failures(
+        self, *, job_type: str | None = None, queue: str | None = None, limit: int = 50, latest: int | None = None
+    ) -> list[Failure]:
+        """Failed jobs by the fingerprint of their last error, the most frequent first; `latest`: of so many alone."""
         validation.check_integer(limit, "limit", 1, MAX_PAGE)
-        return self._run(store.acts.failures(job_type=job_type, queue=queue, limit=limit))
+        return self._run(store.acts.failures(job_type=job_type, queue=queue, limit=limit, latest=latest))
 
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state, exactly, and `retrying`: those scheduled after an error or a loss."""
         counts = self._run(store.statistics.counts())
-        return {**counts, "retrying": self._run(store.statistics.backlog())[0]}
+        return {**counts, "retrying": self._run(store.live_jobs.retrying(most=None))}
 
     def totals(self) -> Totals:
-        """As `counts`, but no dearer the more there is: above a million an estimate, which is said to be one."""
-        return self._run(store.statistics.totals())
+        """As `counts`, but no dearer the more there is: above 100 000 an estimate, which is said to be one."""
+        return self._session.drive(store.statistics.totals)
 
     def overview(self) -> Overview:
-        """Retrying jobs, the oldest pending job's age in seconds; what ended in the last minute, its waits and runs."""
+        """Retrying jobs, the oldest pending job's age in seconds; what ended in the last minute, its waits and runs.
+
+        Of retrying jobs no more are counted than are among the 100 000 that are due first.
+        """
         return self._session.drive(store.statistics.overview)
 
     def recent(self, window: float, step: float) -> list[Recent]:
@@ -164,9 +174,13 @@ class Inspector:
         return self._run(store.statistics.load(window, job_type=job_type, queue=queue))
 
     def types(self) -> list[dict[str, Any]]:
-        """Every type declared, configured or present, with its limit in force and its live jobs by state."""
+        """Every type declared, configured or present, with its limit in force and its live jobs by state.
+
+        `estimated` names the states whose number is an estimate: of more than 1000 pending jobs in one queue, where
+        more than 100 000 jobs live.
+        """
         configs = {config.name: config for config in self._run(store.configuration.read_types())}
-        live = self._live(0)
+        live = self._live("type")
         served = {name for worker in self.workers() if not worker.dead for name in worker.types}
         return [
             {
@@ -180,16 +194,16 @@ class Inspector:
                 "paused": config.paused,
                 "resume_at": config.resume_at,
                 "has_executor": name in served,
-                **live.get(name, NONE_LIVE),
+                **(live.get(name) or _none_live()),
             }
             for name in sorted(configs.keys() | live.keys())
             for config in [configs.get(name) or TypeConfig(name)]
         ]
 
     def queues(self) -> list[dict[str, Any]]:
-        """Every queue configured or present, with its live jobs by state."""
+        """Every queue configured or present, with its live jobs by state; `estimated` as in `types`."""
         configs = {config.name: config for config in self._run(store.configuration.read_queues())}
-        live = self._live(1)
+        live = self._live("queue")
         return [
             {
                 "queue": name,
@@ -199,7 +213,7 @@ class Inspector:
                 "leader": config.leader,
                 "paused": config.paused,
                 "resume_at": config.resume_at,
-                **live.get(name, NONE_LIVE),
+                **(live.get(name) or _none_live()),
             }
             for name in sorted(configs.keys() | live.keys())
             for config in [configs.get(name) or QueueConfig(name)]
@@ -237,9 +251,17 @@ class Inspector:
         """The dispatchers that are connected and do not lead; behind a transaction pooler, none is seen."""
         return self._run(store.leader.standbys())
 
-    def epochs(self) -> list[EpochLine]:
-        """The epochs in which the latest jobs were started, the newest first."""
-        return self._run(store.listing.epochs())
+    def inboxes(self, *, limit: int = 50) -> list[InboxLine]:
+        """Who was told anything, by name, with how many of the latest are unread."""
+        return self._run(store.inbox.recipients(validation.check_integer(limit, "limit", 1, MAX_PAGE)))
+
+    def elections(self, leader_name: str | None = None, *, limit: int = 20) -> list[Election]:
+        """Who led when, the newest first: the latest terms of one leader, or of all.
+
+        Raises:
+            InvalidArgumentError: a limit outside 1 to 500.
+        """
+        return self._run(store.leader.elections(leader_name, validation.check_integer(limit, "limit", 1, MAX_PAGE)))
 
     def parents(self, job_id: int, *, limit: int = 100) -> list[Relative]:
         """What a job waits or waited for, in the order of the ids."""
@@ -287,17 +309,23 @@ class Inspector:
     ) -> None:
         self.close()
 
-    def _live(self, place: int) -> dict[str, dict[str, int]]:
-        """Live jobs by state, of each type (`place` 0) or queue (1); `retrying` are among the scheduled."""
-        live: dict[str, dict[str, int]] = {}
-        for *names, state, number, retrying in self._run(store.statistics.by_type()):
-            states = live.setdefault(names[place], dict(NONE_LIVE))
-            states[state] += number
-            states["retrying"] += retrying
+    def _live(self, column: str) -> dict[str, dict[str, Any]]:
+        """Live jobs by state, of each type or queue; `retrying` are among the scheduled."""
+        live: dict[str, dict[str, Any]] = {}
+        for one in self._session.drive(store.live_jobs.live):
+            states = live.setdefault(getattr(one, column), _none_live())
+            states[one.state] += one.number
+            states["retrying"] += one.retrying
+            if one.estimated and one.state not in states["estimated"]:
+                states["estimated"].append(one.state)
         return live
 
     def _run(self, statement: Statement[T]) -> T:
         return self._session.run(statement)
+
+
+def _none_live() -> dict[str, Any]:
+    return {**{state.value: 0 for state in LIVE_STATES}, "retrying": 0, "estimated": []}
 
 
 def _named(quantiles: Quantiles | None) -> dict[str, float] | None:

@@ -59,6 +59,7 @@ RIGHTS: Mapping[str, Mapping[str, str]] = {
     "dispatcher": {
         **_WORKER,
         "leader": CHANGE,
+        "elections": ALL,
         "rate_buckets": ALL,
         "schedule_fires": ALL,
         "schedules": ALL,
@@ -75,6 +76,7 @@ RIGHTS: Mapping[str, Mapping[str, str]] = {
             (
                 "audit",
                 "dependencies",
+                "elections",
                 "job_types",
                 "leader",
                 "queues",
@@ -110,6 +112,7 @@ RIGHTS: Mapping[str, Mapping[str, str]] = {
         ),
         "all_jobs": READ,
         "audit": ADD,
+        "elections": READ,
         "leader": READ,
         "revisions": READ,
     },

@@ -155,6 +155,16 @@ def tables(schema: str = "pgqueue") -> sa.MetaData:
         sa.Column("expires_at", _UTC, nullable=False, server_default=sa.text("'-infinity'")),
     )  # fmt: skip
     sa.Table(
+        "elections", metadata,
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("epoch", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("holder_id", sa.Uuid, nullable=False),
+        sa.Column("holder", sa.Text, nullable=False),
+        sa.Column("elected_at", _UTC, nullable=False),
+        sa.Column("ended_at", _UTC),
+        sa.Column("ended_by", sa.Text),
+    )  # fmt: skip
+    sa.Table(
         "workers", metadata,
         sa.Column("id", sa.Uuid, primary_key=True),
         sa.Column("host", sa.Text, nullable=False),

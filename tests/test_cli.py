@@ -261,6 +261,7 @@ def test_an_idle_queue_in_figures(pgq, queue):
     assert (leader["name"], leader["holder"], leader["epoch"], leader["alive"]) == ("default", None, 0, False)
     assert data("leader", "--leader-name", "other")["name"] == "other"
     assert "nobody leads" in pgq("leader").stderr
+    assert data("leader", "--elections") == []
     figures = data("stats")
     assert (figures["pending"], figures["scheduled"], figures["processing"], figures["retrying"]) == (1, 1, 0, 0)
     assert figures["jobs_per_second"] == 0

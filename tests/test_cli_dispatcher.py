@@ -70,6 +70,8 @@ def test_the_banner_says_version_database_and_schema_then_who_leads(dsn, tmp_pat
             assert f":{first.pid} (epoch 1)" in second.text()
             stats = json.loads(run("stats", "--json", "--database-url", dsn).stdout)
             leader = json.loads(run("leader", "--json", "--database-url", dsn).stdout)
+            (term,) = json.loads(run("leader", "--elections", "--json", "--database-url", dsn).stdout)
+            assert (term["epoch"], term["holder"], term["ended_by"]) == (1, leader["holder"], None)
             workers = ("workers", "list", "--json", "--database-url", dsn)
             eventually(lambda: len(json.loads(run(*workers).stdout)) == 2)
     assert stats["leader"] == leader["holder"]

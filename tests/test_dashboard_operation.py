@@ -131,14 +131,14 @@ def test_a_schedule_is_run_paused_and_resumed_and_says_when_it_fires(page, site,
         assert queue.wait(int(number), 60).result == {"greeted": "Ada"}
 
 
-def test_workers_the_leader_and_its_epochs_are_shown_and_a_worker_is_drained(page, site, rows):
+def test_workers_the_leader_and_its_elections_are_shown_and_a_worker_is_drained(page, site, rows):
     with Queue(site.dsn) as queue:
         queue.wait(queue.enqueue("greet", {"name": "Ada"}), 60)
     worker = "00000000-0000-4000-8000-000000000001"
     add_worker(rows, worker, "far.example")
     page.goto("/workers")
     assert page.locator("#lease-default .badge.good").count() == 1
-    eventually(lambda: page.reload() and page.locator("[id^=epoch-default-]").count() > 0)
+    eventually(lambda: page.reload() and "leads" in page.locator("[id^=epoch-default-]").first.inner_text())
     assert page.locator("[id^=worker-] form").count() == 1, "a dispatcher's own worker is not drained"
     click(page, f"#worker-{worker} button")
     assert "drains" in notice(page)

@@ -39,7 +39,7 @@ def value(text: str, name: str, **labels: str) -> float | None:
 
 @contextlib.contextmanager
 def metrics_of(dsn, dispatcher):
-    made = Metrics(Settings(database_url=dsn), dispatcher.events, daemon=dispatcher)
+    made = Metrics(Settings(database_url=dsn), dispatcher)
     made._collector._at = float("-inf")
     with contextlib.closing(made):
         yield lambda: generate_latest(made.registry).decode()

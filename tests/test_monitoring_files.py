@@ -37,7 +37,7 @@ def metrics(dsn, started, queue):
     eventually(lambda: dispatcher.is_leader and dispatcher.readiness().ready)
     found: dict[str, set[str]] = {}
     settings = Settings(database_url=dsn)
-    with contextlib.closing(Metrics(settings, dispatcher.events, daemon=dispatcher, pool=queue.pool_use)) as made:
+    with contextlib.closing(Metrics(settings, dispatcher, pool=queue.pool_use)) as made:
         # What has not happened yet has no samples; its labels stand in the counters themselves.
         labels = {one._name: set(one._labelnames) for one in made.registry._collector_to_names if hasattr(one, "_name")}
         for family in made.registry.collect():

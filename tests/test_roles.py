@@ -24,6 +24,7 @@ all_jobs           s        S      S          s      S
 api_tokens         -        -      -          -      SIUD
 audit              -        I      I          S      SI
 dependencies       -        SIUD   SIUD       S      SIUD
+elections          -        -      SIUD       S      S
 finished_jobs      -        SI     SI         s      SIUD
 idempotency_keys   -        -      SD         -      SIUD
 job_types          -        SIU    SIU        S      SIUD

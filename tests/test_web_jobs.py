@@ -297,6 +297,8 @@ def test_the_whole_is_shown_as_the_command_line_shows_it(api, queue, started):
     assert stats["epoch"] == 1
     (leader,) = api.http.get("/api/leader").json()
     assert (leader["name"], leader["alive"]) == ("default", True)
+    (term,) = leader["elections"]
+    assert (term["epoch"], term["holder"], term["ended_by"]) == (1, leader["holder"], None)
     (worker,) = api.http.get("/api/workers").json()
     assert (worker["alive"], worker["types"]) == (True, ["fails"])
     (failure,) = api.http.get("/api/failures").json()

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from pgqueue import Registry, Settings, migrate
 from pgqueue.metrics.collector import MOST_LABELS
 from pgqueue.testing import databases
 from pgqueue.web.app import create_app, describe
+from pgqueue.web.server import bind
 
 
 @contextlib.contextmanager
@@ -63,6 +65,7 @@ def test_up_serves_the_api_and_a_registered_print_is_printed(dsn, tmp_path, queu
         assert 'pgqueue_jobs_dispatched_total{type="demo:delay_print"} 1.0' in metrics
         assert 'pgqueue_jobs_completed_total{type="demo:delay_print"} 1.0' in metrics
         assert 'pgqueue_leader_epoch{leader="default"} 1.0' in metrics
+        assert "pgqueue_executor_slots 10.0" in metrics, "the dispatcher's in the same process"
         running.send_signal(signal.SIGTERM)
         assert running.wait(30) == 0
 
@@ -117,6 +120,13 @@ def test_a_server_without_a_client_of_the_queue_is_503(dsn):
         app = api.server._server.config.app
         app.state.services = None
         assert_problem(api.http.post("/api/dm-jobqueue/register", json={}), 503)
+
+
+def test_a_body_does_not_wait_until_its_headers_are_acknowledged():
+    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _address = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_what_nobody_foresaw_is_500_and_tells_nothing(dsn, caplog, monkeypatch):

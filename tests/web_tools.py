@@ -42,14 +42,21 @@ class Served:
 
     def token(self, name: str, *scopes: str, types: list[str] | None = None, queues: list[str] | None = None) -> str:
         """A token made straight in the table."""
-        token = new_token()
-        with psycopg.connect(self.dsn) as connection:
-            connection.execute(
-                "INSERT INTO pgqueue.api_tokens (name, hash, scopes, types, queues, created_by) "
-                "VALUES (%s, %s, %s, %s, %s, 'test')",
-                [name, digest_of(token.encode()), list(scopes), types, queues],
-            )
-        return token
+        return add_token(self.dsn, name, *scopes, types=types, queues=queues)
+
+
+def add_token(
+    dsn: str, name: str, *scopes: str, types: list[str] | None = None, queues: list[str] | None = None
+) -> str:
+    """A token made straight in the table."""
+    token = new_token()
+    with psycopg.connect(dsn) as connection:
+        connection.execute(
+            "INSERT INTO pgqueue.api_tokens (name, hash, scopes, types, queues, created_by) "
+            "VALUES (%s, %s, %s, %s, %s, 'test')",
+            [name, digest_of(token.encode()), list(scopes), types, queues],
+        )
+    return token
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -15,18 +15,25 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option("--elections", is_flag=True, help="List who led when, and how it ended; the newest first.")
+@click.option("--limit", type=int, default=20, show_default=True, metavar="N", help="At most so many, 1 to 500.")
 @json_option
 @settings_options("leader_name")
 @database_options
-def leader(as_json: bool, **given: Any) -> None:
+def leader(elections: bool, limit: int, as_json: bool, **given: Any) -> None:
     """Show who leads.
 
-    Holder, epoch, since when and for how long it may; exit code 0 also when nobody leads.
+    Holder, epoch, since when and for how long it may; exit code 0 also when nobody leads. Of --elections, `ended by` is
+    resigned, lost (its session ended) or expired (its lease ran out).
     """
     from pgqueue.inspector import Inspector
 
     settings = load(given)
     with Inspector(settings=settings) as inspector:
+        if elections:
+            rows = [dataclasses.asdict(one) for one in inspector.elections(settings.leader_name, limit=limit)]
+            output.echo_rows(rows, as_json=as_json, columns=_COLUMNS)
+            return
         record = read_leader(inspector, settings.leader_name)
     if not record["alive"]:
         output.say("nobody leads")
@@ -34,6 +41,7 @@ def leader(as_json: bool, **given: Any) -> None:
     output.echo_record(shown, as_json=as_json)
 
 
+_COLUMNS = ("epoch", "holder", "elected_at", "ended_at", "ended_by")
 _SHOWN = ("name", "holder", "epoch", "alive", "held_for", "expires_in")
 
 

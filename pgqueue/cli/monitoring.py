@@ -30,7 +30,7 @@ def of_daemon(daemon: Daemon) -> Iterator[None]:
         return
     with _installed():
         from pgqueue.metrics.endpoint import Metrics, serving
-    metrics = Metrics(settings, daemon.events, daemon=daemon, whole=not isinstance(daemon, Worker))
+    metrics = Metrics(settings, daemon, whole=not isinstance(daemon, Worker))
     with (
         contextlib.closing(metrics),
         serving(metrics.registry, daemon.readiness, settings.web_host, settings.metrics_port) as url,
@@ -82,7 +82,7 @@ def changes_of(worker: Worker) -> Iterator[Changes | None]:
     from pgqueue.metrics.endpoint import Metrics
     from pgqueue.metrics.gathered import Changes
 
-    metrics = Metrics(worker.settings, worker.events, daemon=worker, whole=False)
+    metrics = Metrics(worker.settings, worker, whole=False)
     with contextlib.closing(metrics):
         yield Changes(metrics.registry)
 

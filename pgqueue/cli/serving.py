@@ -73,7 +73,7 @@ def serve(settings: Settings, registry: Registry, *, web: bool = False) -> None:
     dispatcher = Dispatcher(settings, registry)
     with contextlib.ExitStack() as beside:
         if web:
-            beside.enter_context(web_command.beside(settings, registry, dispatcher.events))
+            beside.enter_context(web_command.beside(settings, registry, dispatcher))
         beside.enter_context(monitoring.of_daemon(dispatcher))
         _run(dispatcher)
 

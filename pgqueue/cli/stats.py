@@ -22,7 +22,7 @@ def stats(as_json: bool, **given: Any) -> None:
     Jobs by state, completions per second, the oldest pending job's age in seconds, waits and run times, the leader.
 
     `retrying` are the scheduled jobs that were tried before. `jobs per second` counts the last minute's completions;
-    `wait` and `run` are of the same minute. Above a million, a number is an estimate and says `about`.
+    `wait` and `run` are of the same minute. Above 100 000, a number is an estimate and says `about`.
     """
     from pgqueue.inspector import Inspector
 

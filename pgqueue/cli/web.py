@@ -15,7 +15,7 @@ from pgqueue.cli.options import WEB_FLAGS, database_options, load, settings_opti
 
 if TYPE_CHECKING:
     from pgqueue.config import Settings
-    from pgqueue.events import EventBus
+    from pgqueue.dispatcher.daemon import Daemon
     from pgqueue.registry import Registry
     from pgqueue.web.server import WebServer
 
@@ -43,13 +43,13 @@ def web(**given: Any) -> None:
 
 
 @contextlib.contextmanager
-def beside(settings: Settings, registry: Registry, events: EventBus) -> Iterator[None]:
+def beside(settings: Settings, registry: Registry, daemon: Daemon) -> Iterator[None]:
     """Serve the API while a dispatcher runs. Where the port is taken and nobody asked for it, say so and go on."""
     from pgqueue.errors import ConfigurationError
 
     asked = {"web_host", "web_port"} & settings.model_fields_set
     try:
-        server = _server(settings, registry, events)
+        server = _server(settings, registry, daemon)
     except ConfigurationError as error:
         if asked or "web" in settings.model_fields_set:
             raise
@@ -61,7 +61,7 @@ def beside(settings: Settings, registry: Registry, events: EventBus) -> Iterator
         yield
 
 
-def _server(settings: Settings, registry: Registry, events: EventBus | None = None) -> WebServer:
+def _server(settings: Settings, registry: Registry, daemon: Daemon | None = None) -> WebServer:
     """The server.
 
     Raises:
@@ -75,4 +75,4 @@ def _server(settings: Settings, registry: Registry, events: EventBus | None = No
         if (error.name or "").startswith("pgqueue"):
             raise
         raise ConfigurationError(f"the HTTP API needs {error.name}: pip install 'pgqueue[web]'") from None
-    return WebServer(settings, registry, events)
+    return WebServer(settings, registry, daemon)

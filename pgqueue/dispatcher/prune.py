@@ -35,7 +35,11 @@ class Pruner(Service):
         """Make the days ahead, empty and drop those that are over, forget old dead workers; the seconds to wait."""
         await self.create_ahead()
         await self._maintenance.plain(store.workers.forget_dead())
-        await self._maintenance.fenced(store.rate_buckets.forget_buckets(), store.unique_keys.forget_keys())
+        await self._maintenance.fenced(
+            store.rate_buckets.forget_buckets(),
+            store.unique_keys.forget_keys(),
+            store.leader.forget_elections(self._settings.leader_name),
+        )
         await self._forget_dependencies()
         forget = store.inbox.forget(self._settings.retention_notifications)
         while (await self._maintenance.fenced(forget))[0]:

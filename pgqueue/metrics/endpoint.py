@@ -18,7 +18,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pgqueue.config import Settings
 from pgqueue.dispatcher.daemon import Daemon, Readiness
 from pgqueue.errors import ConfigurationError
-from pgqueue.events import EventBus
 from pgqueue.metrics.collector import QueueCollector
 from pgqueue.metrics.counters import EventCounters
 from pgqueue.metrics.process import ExecutorCollector, PoolCollector
@@ -34,8 +33,7 @@ class Metrics:
 
     Args:
         settings: which queue.
-        events: this process's dispatcher or worker; None: it has none.
-        daemon: the same; its executor's slots are told.
+        daemon: this process's dispatcher or worker, what it counts and its executor's slots; None: it has none.
         pool: `Queue.pool_use` of the pool that is told of.
         whole: tell of the whole queue too; not for workers, of which there are many.
     """
@@ -43,9 +41,8 @@ class Metrics:
     def __init__(
         self,
         settings: Settings,
-        events: EventBus | None = None,
-        *,
         daemon: Daemon | None = None,
+        *,
         pool: Callable[[], Mapping[str, int]] | None = None,
         whole: bool = True,
     ) -> None:
@@ -57,7 +54,7 @@ class Metrics:
             self.registry.register(ExecutorCollector(daemon))
         if pool is not None:
             self.registry.register(PoolCollector(pool))
-        self._counters = EventCounters(events, self.registry) if events is not None else None
+        self._counters = EventCounters(daemon.events, self.registry) if daemon is not None else None
 
     async def exposition(self) -> tuple[bytes, str]:
         """The text, and its media type; read in a thread."""

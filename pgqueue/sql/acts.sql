@@ -80,13 +80,14 @@ RETURNING id, replay_of
 DELETE FROM pgqueue.finished_jobs WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('failed', 'cancelled') RETURNING id
 
 -- name: failures
--- Failed jobs by the fingerprint of their last error, the most frequent first; the newest of each speaks for it.
+-- Failed jobs by the fingerprint of their last error, the most frequent first; the newest of each speaks for it. Of the
+-- `latest` failed jobs alone, NULL: of all.
 WITH grouped AS MATERIALIZED (
   SELECT coalesce(errors->-1->>'fingerprint', errors->-1->>'class', reason) AS fingerprint, count(*) AS number,
          max(finished_at) AS last_seen, max(id) AS id
-  FROM pgqueue.finished_jobs
-  WHERE state = 'failed'
-    AND (CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text))
+  FROM (SELECT id, type, queue, reason, errors, finished_at FROM pgqueue.finished_jobs
+        WHERE state = 'failed' ORDER BY id DESC LIMIT CAST(%(latest)s AS bigint)) AS failed
+  WHERE (CAST(%(type)s AS text) IS NULL OR type = CAST(%(type)s AS text))
     AND (CAST(%(queue)s AS text) IS NULL OR queue = CAST(%(queue)s AS text))
   GROUP BY 1
 )

@@ -124,7 +124,8 @@ ORDER BY leader.name
 -- so that each is read from its end and no further.
 SELECT leader.epoch, CAST(extract(epoch FROM clock_timestamp() - leader.acquired_at) AS double precision), (
   SELECT min(job.epoch) FROM (
-    (SELECT live.epoch, live.started_at, live.queue FROM pgqueue.jobs AS live WHERE live.state = 'processing' LIMIT 500)
+    (SELECT live.epoch, live.started_at, live.queue FROM pgqueue.jobs AS live WHERE live.state = 'processing'
+     ORDER BY live.worker_id LIMIT 500)
     UNION ALL
     (SELECT finished.epoch, finished.started_at, finished.queue FROM pgqueue.finished_jobs AS finished
      WHERE finished.finished_at >= date_trunc('day', (now() - interval '10 minutes') AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
@@ -136,19 +137,19 @@ SELECT leader.epoch, CAST(extract(epoch FROM clock_timestamp() - leader.acquired
 FROM pgqueue.leader AS leader WHERE leader.name = CAST(%(name)s AS text)
 
 -- name: lanes
--- Pending jobs by queue, type and priority, a thousand of these at most: one probe of the lane index for each, the
+-- Pending jobs by queue, type, tags and priority, a thousand of these at most: one probe of the lane index for each, the
 -- oldest job of it, a count and whether there are more; who serves them, who paused them, whether anybody can execute
 -- them. The fewer there are the further each is counted, so that about fifty thousand rows are read whatever there is.
 WITH RECURSIVE lane AS (
-  (SELECT queue, type, keyed, priority, run_at, id FROM pgqueue.jobs WHERE state = 'pending'
-   ORDER BY queue, type, keyed, priority, run_at, id LIMIT 1)
+  (SELECT queue, type, tags, keyed, priority, run_at, id FROM pgqueue.jobs WHERE state = 'pending'
+   ORDER BY queue, type, tags, keyed, priority, run_at, id LIMIT 1)
   UNION ALL
-  SELECT following.queue, following.type, following.keyed, following.priority, following.run_at, following.id
+  SELECT following.queue, following.type, following.tags, following.keyed, following.priority, following.run_at, following.id
   FROM lane CROSS JOIN LATERAL (
-    SELECT job.queue, job.type, job.keyed, job.priority, job.run_at, job.id FROM pgqueue.jobs AS job
-    WHERE job.state = 'pending' AND (job.queue, job.type, job.keyed, job.priority) >
-      (lane.queue, lane.type, lane.keyed, lane.priority)
-    ORDER BY job.queue, job.type, job.keyed, job.priority, job.run_at, job.id LIMIT 1) AS following
+    SELECT job.queue, job.type, job.tags, job.keyed, job.priority, job.run_at, job.id FROM pgqueue.jobs AS job
+    WHERE job.state = 'pending' AND (job.queue, job.type, job.tags, job.keyed, job.priority) >
+      (lane.queue, lane.type, lane.tags, lane.keyed, lane.priority)
+    ORDER BY job.queue, job.type, job.tags, job.keyed, job.priority, job.run_at, job.id LIMIT 1) AS following
 ), few AS MATERIALIZED (SELECT * FROM lane LIMIT 1000),
 bound AS MATERIALIZED (SELECT greatest(20, least(10000, 50000 / greatest(count(*), 1))) AS most FROM few)
 SELECT lane.queue, lane.type, lane.id,
@@ -167,7 +168,7 @@ FROM few AS lane CROSS JOIN bound
 CROSS JOIN LATERAL (
   SELECT count(*) AS number FROM (
     SELECT FROM pgqueue.jobs AS job WHERE job.state = 'pending' AND job.queue = lane.queue AND job.type = lane.type
-      AND job.keyed = lane.keyed AND job.priority = lane.priority
+      AND job.tags = lane.tags AND job.keyed = lane.keyed AND job.priority = lane.priority
     LIMIT (SELECT most FROM bound)) AS job) AS counted
 LEFT JOIN pgqueue.queues AS queue ON queue.name = lane.queue
 LEFT JOIN pgqueue.job_types AS kind ON kind.type = lane.type
@@ -216,11 +217,12 @@ FROM (
   LIMIT 10000) AS orphan
 
 -- name: crash_loops
--- Jobs of the last day that failed as a crash loop, among a hundred thousand failed ones at most: how many, their
+-- Jobs of the last day that failed as a crash loop, among the newest twenty thousand failed ones: how many, their
 -- types, seconds since the last, and an id.
 SELECT count(*), (array_agg(DISTINCT type))[1:10],
        min(CAST(extract(epoch FROM clock_timestamp() - finished_at) AS double precision)),
        max(id)
 FROM (SELECT id, type, reason, finished_at FROM pgqueue.finished_jobs
-      WHERE state = 'failed' AND finished_at > now() - interval '1 day' LIMIT 100000) AS failed
+      WHERE state = 'failed' AND finished_at > now() - interval '1 day'
+      ORDER BY id DESC LIMIT 20000) AS failed
 WHERE reason = 'crash_loop'

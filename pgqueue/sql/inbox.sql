@@ -10,11 +10,12 @@ FROM unnest(CAST(%(recipients)s AS text[])) AS recipient ORDER BY recipient
 ON CONFLICT (delivery_id, recipient) DO NOTHING
 
 -- name: list_items
--- Newest first, a page below `before`.
+-- Newest first, a page below `before`. Bounds and order by both columns: by the id alone a planner may read everybody's.
 SELECT id, recipient, job_id, event_type, title, message, priority, tags, at, read_at FROM pgqueue.notifications
-WHERE recipient = CAST(%(recipient)s AS text) AND (NOT CAST(%(unread)s AS boolean) OR read_at IS NULL)
-  AND (CAST(%(before)s AS bigint) IS NULL OR id < CAST(%(before)s AS bigint))
-ORDER BY id DESC LIMIT CAST(%(limit)s AS bigint)
+WHERE (recipient, id) >= (CAST(%(recipient)s AS text), 0)
+  AND (recipient, id) < (CAST(%(recipient)s AS text), coalesce(CAST(%(before)s AS bigint), 9223372036854775807))
+  AND (NOT CAST(%(unread)s AS boolean) OR read_at IS NULL)
+ORDER BY recipient DESC, id DESC LIMIT CAST(%(limit)s AS bigint)
 
 -- name: unread
 -- How many are not read yet.
@@ -34,8 +35,10 @@ WITH RECURSIVE inbox AS (
 SELECT inbox.recipient, (
   SELECT count(*) FROM (
     SELECT FROM (
-      SELECT read_at FROM pgqueue.notifications AS item WHERE item.recipient = inbox.recipient
-      ORDER BY item.id DESC LIMIT CAST(%(most)s AS bigint)) AS latest
+      SELECT read_at FROM pgqueue.notifications AS item
+      WHERE (item.recipient, item.id) >= (inbox.recipient, 0)
+        AND (item.recipient, item.id) < (inbox.recipient, 9223372036854775807)
+      ORDER BY item.recipient DESC, item.id DESC LIMIT CAST(%(most)s AS bigint)) AS latest
     WHERE latest.read_at IS NULL) AS unread)
 FROM inbox ORDER BY inbox.recipient
 

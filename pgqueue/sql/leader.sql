@@ -24,13 +24,32 @@ WHERE application_name = %(application_name)s AND pid <> pg_backend_pid()
 -- name: take
 -- Become leader. With the lock the holder's session is gone, so its lease need not have ended -
 -- except one held by row alone (behind a pooler), which has no session to lose.
-UPDATE pgqueue.leader
-SET holder_id = %(holder_id)s, holder = %(holder)s, backend_pid = pg_backend_pid(), epoch = epoch + 1,
-    row_only = %(row_only)s, acquired_at = clock_timestamp(),
-    expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
-WHERE name = %(name)s
-  AND (expires_at <= clock_timestamp() OR holder_id IS NULL OR (%(locked)s AND NOT row_only))
-RETURNING epoch
+-- The term is recorded, and the end of the one before, if nobody did: it lost its session, or its lease ran out.
+WITH before AS (
+  SELECT expires_at FROM pgqueue.leader WHERE name = %(name)s
+), taken AS (
+  UPDATE pgqueue.leader
+  SET holder_id = %(holder_id)s, holder = %(holder)s, backend_pid = pg_backend_pid(), epoch = epoch + 1,
+      row_only = %(row_only)s, acquired_at = clock_timestamp(),
+      expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
+  WHERE name = %(name)s
+    AND (expires_at <= clock_timestamp() OR holder_id IS NULL OR (%(locked)s AND NOT row_only))
+  RETURNING name, epoch, holder_id, holder, acquired_at
+), noted AS (
+  INSERT INTO pgqueue.elections (name, epoch, holder_id, holder, elected_at)
+  SELECT name, epoch, holder_id, holder, acquired_at FROM taken
+  ON CONFLICT (name, epoch) DO UPDATE
+  SET holder_id = excluded.holder_id, holder = excluded.holder, elected_at = excluded.elected_at,
+      ended_at = NULL, ended_by = NULL
+), ended AS (
+  UPDATE pgqueue.elections AS term
+  SET ended_at = CASE WHEN isfinite(before.expires_at) THEN least(taken.acquired_at, before.expires_at) END,
+      ended_by = CASE WHEN NOT isfinite(before.expires_at) THEN 'resigned'
+                      WHEN before.expires_at <= taken.acquired_at THEN 'expired' ELSE 'lost' END
+  FROM taken, before
+  WHERE term.name = taken.name AND term.epoch < taken.epoch AND term.ended_by IS NULL
+)
+SELECT epoch FROM taken
 
 -- name: renew
 -- No row: not leader any more, at once.
@@ -42,7 +61,10 @@ RETURNING epoch
 -- Give the lease up; the followers are told when this commits.
 WITH gone AS (
   UPDATE pgqueue.leader SET holder_id = NULL, holder = NULL, expires_at = '-infinity'
-  WHERE name = %(name)s AND holder_id = %(holder_id)s AND epoch = %(epoch)s RETURNING 1
+  WHERE name = %(name)s AND holder_id = %(holder_id)s AND epoch = %(epoch)s RETURNING name, epoch
+), ended AS (
+  UPDATE pgqueue.elections AS term SET ended_at = clock_timestamp(), ended_by = 'resigned'
+  FROM gone WHERE term.name = gone.name AND term.epoch = gone.epoch
 )
 SELECT pg_notify(%(channel)s, '') FROM gone
 
@@ -57,6 +79,26 @@ SELECT name, holder_id, holder, backend_pid, epoch, acquired_at, CASE WHEN isfin
        CAST(extract(epoch FROM clock_timestamp() - acquired_at) AS double precision),
        CASE WHEN isfinite(expires_at) THEN CAST(extract(epoch FROM expires_at - clock_timestamp()) AS double precision) END
 FROM pgqueue.leader ORDER BY name
+
+-- name: elections
+-- The latest terms of every leader, the newest first. Of one whose end nobody recorded yet, the end of its lease.
+SELECT term.name, term.epoch, term.holder_id, term.holder, term.elected_at,
+       CASE WHEN term.ended_by IS NOT NULL THEN term.ended_at
+            WHEN isfinite(lease.expires_at) AND lease.expires_at <= clock_timestamp() THEN lease.expires_at END,
+       CASE WHEN term.ended_by IS NOT NULL THEN term.ended_by
+            WHEN NOT isfinite(lease.expires_at) THEN 'resigned'
+            WHEN lease.expires_at <= clock_timestamp() THEN 'expired' END
+FROM pgqueue.elections AS term
+LEFT JOIN pgqueue.leader AS lease ON lease.name = term.name AND lease.epoch = term.epoch
+WHERE CAST(%(name)s AS text) IS NULL OR term.name = CAST(%(name)s AS text)
+ORDER BY term.elected_at DESC, term.epoch DESC LIMIT CAST(%(limit)s AS bigint)
+
+-- name: forget_elections
+-- All of a leader's terms but the latest so many.
+DELETE FROM pgqueue.elections
+WHERE name = CAST(%(name)s AS text) AND epoch <= (
+  SELECT epoch FROM pgqueue.elections WHERE name = CAST(%(name)s AS text)
+  ORDER BY epoch DESC OFFSET CAST(%(most)s AS bigint) LIMIT 1)
 
 -- name: standbys
 -- Dispatchers that are connected and do not lead: sessions of holders that have no lease and work on nothing. Behind a

@@ -6,55 +6,22 @@ SELECT CAST(state AS text), count(*) FROM pgqueue.jobs GROUP BY state
 UNION ALL
 SELECT CAST(state AS text), count(*) FROM pgqueue.finished_jobs GROUP BY state
 
--- name: totals
--- Jobs by state, where there are about `most` or fewer; and about how many there are, live and finished by state, from
--- the sizes of the tables and how full their pages were when they were last looked at (where never: 25 rows a page).
--- A table that is not partitioned has no tree. Of more live jobs than that, the states of those on some of its pages.
-WITH sizes AS MATERIALIZED (
-  SELECT root.name, CAST(sum(pg_relation_size(leaf.oid) / CAST(current_setting('block_size') AS bigint)
-                             * CASE WHEN leaf.reltuples > 0 AND leaf.relpages > 0
-                                    THEN leaf.reltuples / leaf.relpages ELSE 25 END) AS bigint) AS rows
-  FROM (VALUES ('live', 'pgqueue.jobs'), ('completed', 'pgqueue.finished_jobs_completed'),
-               ('failed', 'pgqueue.finished_jobs_failed'), ('cancelled', 'pgqueue.finished_jobs_cancelled'))
-    AS root (name, place)
-  LEFT JOIN LATERAL pg_partition_tree(CAST(root.place AS regclass)) AS tree ON true
-  JOIN pg_class AS leaf ON leaf.oid = coalesce(tree.relid, CAST(root.place AS regclass))
-  WHERE leaf.relkind = 'r'
-  GROUP BY root.name
-)
-SELECT 'live', CAST(state AS text), count(*), count(*) FILTER (WHERE reason IS NOT NULL) FROM pgqueue.jobs
-WHERE (SELECT rows FROM sizes WHERE name = 'live') <= CAST(%(most)s AS bigint)
-GROUP BY state
-UNION ALL
-SELECT 'sample', CAST(state AS text), count(*), count(*) FILTER (WHERE reason IS NOT NULL)
-FROM pgqueue.jobs TABLESAMPLE SYSTEM (CAST(%(percent)s AS real))
-WHERE (SELECT rows FROM sizes WHERE name = 'live') > CAST(%(most)s AS bigint)
-GROUP BY state
-UNION ALL
-SELECT 'running', 'processing', count(*), 0 FROM pgqueue.jobs WHERE state = 'processing'
-UNION ALL
-SELECT 'finished', 'completed', count(*), 0
+-- name: finished_counts
+-- Finished jobs by state, of those states that are asked for, counted up to `most` + 1.
+SELECT 'completed', count(*)
 FROM (SELECT FROM pgqueue.finished_jobs
-      WHERE state = 'completed' AND (SELECT rows FROM sizes WHERE name = 'completed') <= CAST(%(most)s AS bigint)
+      WHERE state = 'completed' AND 'completed' = ANY(CAST(%(states)s AS text[]))
       LIMIT CAST(%(most)s AS bigint) + 1) AS job
 UNION ALL
-SELECT 'finished', 'failed', count(*), 0
+SELECT 'failed', count(*)
 FROM (SELECT FROM pgqueue.finished_jobs
-      WHERE state = 'failed' AND (SELECT rows FROM sizes WHERE name = 'failed') <= CAST(%(most)s AS bigint)
+      WHERE state = 'failed' AND 'failed' = ANY(CAST(%(states)s AS text[]))
       LIMIT CAST(%(most)s AS bigint) + 1) AS job
 UNION ALL
-SELECT 'finished', 'cancelled', count(*), 0
+SELECT 'cancelled', count(*)
 FROM (SELECT FROM pgqueue.finished_jobs
-      WHERE state = 'cancelled' AND (SELECT rows FROM sizes WHERE name = 'cancelled') <= CAST(%(most)s AS bigint)
+      WHERE state = 'cancelled' AND 'cancelled' = ANY(CAST(%(states)s AS text[]))
       LIMIT CAST(%(most)s AS bigint) + 1) AS job
-UNION ALL
-SELECT 'about', name, rows, 0 FROM sizes
-
--- name: backlog
--- Retrying jobs, and the oldest pending one's age.
-SELECT (SELECT count(*) FROM pgqueue.jobs WHERE state = 'scheduled' AND reason IS NOT NULL),
-       (SELECT CAST(extract(epoch FROM clock_timestamp() - min(run_at)) AS double precision)
-        FROM pgqueue.jobs WHERE state = 'pending')
 
 -- name: recent_leaves
 -- The leaves of the history that hold the last `window` seconds: day, state, and how many pages there are.
@@ -102,11 +69,6 @@ WHERE finished_at >= now() - make_interval(secs => CAST(%(window)s AS double pre
 GROUP BY place
 ORDER BY place
 
--- name: by_type
--- Live jobs by type, with queue; and how many of those scheduled are so after an error or a loss.
-SELECT type, queue, CAST(state AS text), count(*), count(*) FILTER (WHERE state = 'scheduled' AND reason IS NOT NULL)
-FROM pgqueue.jobs GROUP BY type, queue, state ORDER BY type, queue, state
-
 -- name: enqueued
 -- How many ids were given to jobs so far, and the time: for counters and ages of monitors.
 SELECT CASE WHEN is_called THEN last_value ELSE 0 END, clock_timestamp() FROM pgqueue.jobs_id_seq
@@ -124,8 +86,12 @@ SELECT to_regclass('pgqueue.revisions') IS NOT NULL
 SELECT current_setting('default_transaction_isolation'), current_setting('default_transaction_read_only'), pg_backend_pid()
 
 -- name: limit_statements
--- No statement of this session may take longer from now on.
-SELECT set_config('statement_timeout', CAST(%(milliseconds)s AS text), false)
+-- No statement of this session may take longer from now on, nor more than one process; none is compiled, which would take
+-- longer than to run it; what has an index is read by it, whatever statistics say; and each is planned for its values,
+-- which say whose partitions are read.
+SELECT set_config('statement_timeout', CAST(%(milliseconds)s AS text), false), set_config('jit', 'off', false),
+       set_config('max_parallel_workers_per_gather', '0', false), set_config('enable_seqscan', 'off', false),
+       set_config('enable_bitmapscan', 'off', false), set_config('plan_cache_mode', 'force_custom_plan', false)
 
 -- name: load
 -- Arrivals, run times and slots of late, from the newest jobs alone, so that a long history costs nothing.

@@ -77,9 +77,15 @@ def purge(ids: Sequence[int]) -> Statement[list[int]]:
     return Statement("acts.purge", {"ids": list(ids)}, _ids)
 
 
-def failures(*, job_type: str | None = None, queue: str | None = None, limit: int = 50) -> Statement[list[Failure]]:
-    """Failed jobs by fingerprint, the most frequent first."""
-    params = {"type": job_type, "queue": queue, "limit": limit}
+LATEST_FAILURES = 10_000
+"""How many of the newest failed jobs are grouped for people who wait for it."""
+
+
+def failures(
+    *, job_type: str | None = None, queue: str | None = None, limit: int = 50, latest: int | None = None
+) -> Statement[list[Failure]]:
+    """Failed jobs by fingerprint, the most frequent first; of the newest `latest`, None: of all."""
+    params = {"type": job_type, "queue": queue, "limit": limit, "latest": latest}
     return Statement("acts.failures", params, lambda rows: [Failure(*row) for row in rows])
 
 

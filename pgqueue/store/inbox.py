@@ -34,7 +34,7 @@ class InboxLine:
     unread: int
 
 
-MOST_COUNTED = 1_000
+MOST_COUNTED = 100
 
 
 def put(recipients: Sequence[str], delivery_id: int, message: Mapping[str, Any]) -> Statement[None]:

@@ -39,6 +39,23 @@ class LeaderInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Election:
+    """One term of one leader; `holder` is host:pid.
+
+    `ended_by`: None while it leads; `resigned`; `lost`, its session ended before its lease; `expired`, its lease ran
+    out. `ended_at` is when, as far as that is known.
+    """
+
+    name: str
+    epoch: int
+    holder_id: UUID
+    holder: str
+    elected_at: datetime
+    ended_at: datetime | None
+    ended_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Standby:
     """A dispatcher that waits to lead; `address` is its session's, None for a local one."""
 
@@ -109,6 +126,21 @@ def show() -> Statement[list[LeaderInfo]]:
         return [LeaderInfo(*row) for row in rows]
 
     return Statement("leader.show", {}, parse)
+
+
+KEPT_ELECTIONS = 1_000
+"""How many terms of each leader stay recorded."""
+
+
+def elections(name: str | None, limit: int) -> Statement[list[Election]]:
+    """The latest terms, of one leader or of all, the newest first."""
+    params = {"name": name, "limit": limit}
+    return Statement("leader.elections", params, lambda rows: [Election(*row) for row in rows])
+
+
+def forget_elections(name: str) -> Statement[None]:
+    """Forget all of a leader's terms but the latest `KEPT_ELECTIONS`."""
+    return Statement("leader.forget_elections", {"name": name, "most": KEPT_ELECTIONS}, nothing)
 
 
 _HOLDER = r"^pgqueue/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$"

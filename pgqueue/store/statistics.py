@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
 from pgqueue.job import JobState
 from pgqueue.scaling import Load
+from pgqueue.store import live_jobs
+from pgqueue.store.live_jobs import EXACT_UP_TO
 from pgqueue.store.statement import Operation, Row, Statement, nothing, scalar
 
-EXACT_UP_TO = 1_000_000
-"""How many jobs of one kind are counted; what is beyond is estimated, and said to be."""
-RECENT_PAGES = 2_000
-"""How much of the end of each leaf of the history is read for what happened lately: 16 MB, some 50 000 jobs."""
+RECENT_PAGES = 500
+"""How much of the end of each leaf of the history is read for what happened lately: 4 MB, some 20 000 jobs."""
 
 Quantiles = tuple[float, float, float]
 """The median, the 95th and the 99th of a hundred, in seconds."""
@@ -67,37 +68,38 @@ def counts() -> Statement[dict[str, int]]:
     return Statement("statistics.counts", {}, parse)
 
 
-def totals(most: int = EXACT_UP_TO, percent: float = 1.0) -> Statement[Totals]:
-    """How many jobs are in each state: exactly where about `most` or fewer are live, or finished in one state.
+def totals(most: int = EXACT_UP_TO) -> Operation[Totals]:
+    """How many jobs are in each state: exactly where about `most` or fewer are live, or finished in one state."""
+    size = yield live_jobs.sizes()
+    found = {state.value: 0 for state in JobState}
+    estimated, retrying = set(), 0
+    lines = yield from live_jobs.live_of(size["live"], most)
+    for line in lines:
+        found[line.state] += line.number
+        retrying += line.retrying
+        if line.estimated:
+            estimated.add(line.state)
+    finished = [state.value for state in JobState if state.finished]
+    countable = [state for state in finished if size[state].countable(most)]
+    counted = yield finished_counts(countable, most)
+    for state in finished:
+        found[state] = counted[state]
+        if state not in countable or counted[state] > most:
+            found[state] = max(size[state].rows, counted[state])
+            estimated.add(state)
+    return Totals(found, frozenset(estimated), retrying)
 
-    Of more live ones, `percent` of the table's pages are looked at.
-    """
 
-    def parse(rows: list[Row]) -> Totals:
-        kinds: dict[str, dict[str, tuple[int, int]]] = {}
-        for kind, name, number, tried in rows:
-            kinds.setdefault(kind, {})[name] = (number, tried)
-        about = {name: number for name, (number, _tried) in kinds["about"].items()}
-        found = {state.value: 0 for state in JobState}
-        found |= {state: number for state, (number, _tried) in kinds["finished"].items()}
-        estimated = {state for state in kinds["finished"] if max(about[state], found[state]) > most}
-        found |= {state: max(found[state], about[state]) for state in estimated}
-        live, share = kinds.get("live", {}), 1.0
-        if about["live"] > most:
-            live = kinds.get("sample", {JobState.PENDING.value: (1, 0)})
-            share = about["live"] / sum(number for number, _tried in live.values())
-            estimated |= {state.value for state in JobState if not state.finished} - {JobState.PROCESSING.value}
-        found |= {state: round(number * share) for state, (number, _tried) in live.items()}
-        found[JobState.PROCESSING.value] = kinds["running"][JobState.PROCESSING.value][0]
-        _number, tried = live.get(JobState.SCHEDULED.value, (0, 0))
-        return Totals(found, frozenset(estimated), round(tried * share))
-
-    return Statement("statistics.totals", {"most": most, "percent": percent}, parse)
+def finished_counts(states: Sequence[str], most: int) -> Statement[dict[str, int]]:
+    """How many jobs finished in each of these states, counted to `most` + 1; 0 for the others."""
+    params = {"states": list(states), "most": most}
+    return Statement("statistics.finished_counts", params, lambda rows: {row[0]: row[1] for row in rows})
 
 
 def overview() -> Operation[Overview]:
     """What `pgqueue stats` shows beside the counts."""
-    retrying, oldest = yield backlog()
+    retrying = yield live_jobs.retrying()
+    oldest = yield live_jobs.oldest_pending()
     steps, whole = yield from recent(60.0, 86_400.0)  # a step is a day: one or two of them
     share = 1.0 if whole else 60.0 / min(60.0, max([1.0, *(one.age for one in steps)]))
     fullest = max(steps, key=lambda one: one.completed + one.failed, default=None)
@@ -151,16 +153,6 @@ def _quantiles(found: list[float] | None) -> Quantiles | None:
     return None if found is None else (found[0], found[1], found[2])
 
 
-def backlog() -> Statement[tuple[int, float | None]]:
-    """How many jobs are retrying, and the oldest pending one's age in seconds."""
-    return Statement("statistics.backlog", {}, lambda rows: (rows[0][0], rows[0][1]))
-
-
-def by_type() -> Statement[list[tuple[str, str, str, int, int]]]:
-    """Live jobs: type, queue, state, number, and how many of them are retrying."""
-    return Statement("statistics.by_type", {}, lambda rows: [(row[0], row[1], row[2], row[3], row[4]) for row in rows])
-
-
 def enqueued() -> Statement[tuple[int, datetime]]:
     """How many ids were given to jobs so far, rolled-back ones too; and the database's time."""
     return Statement("statistics.enqueued", {}, lambda rows: (rows[0][0], rows[0][1]))
@@ -192,7 +184,7 @@ def session_defaults() -> Statement[tuple[str, str, int]]:
 
 
 def limit_statements(seconds: float) -> Statement[None]:
-    """No statement of this session may take longer from now on."""
+    """No statement of this session may take longer from now on, nor be compiled, run in parallel or scan a table."""
     return Statement("statistics.limit_statements", {"milliseconds": str(round(seconds * 1000))}, nothing)
 
 

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from pgqueue.config import Settings
-from pgqueue.events import EventBus
+from pgqueue.dispatcher.daemon import Daemon
 from pgqueue.metrics.endpoint import Metrics
 from pgqueue.registry import Registry
 from pgqueue.version import __version__
@@ -45,14 +45,14 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    settings: Settings | None = None, registry: Registry | None = None, events: EventBus | None = None
+    settings: Settings | None = None, registry: Registry | None = None, daemon: Daemon | None = None
 ) -> FastAPI:
     """The API as an ASGI application. Connects to nothing before it is started.
 
     Args:
         settings: read from pgqueue.toml and PGQUEUE_* if None; `web_host` says whether it is open without tokens.
         registry: the types whose payloads are checked and described; None: an empty one.
-        events: the dispatcher's in this process, for `/metrics`; None: there is none.
+        daemon: the dispatcher of this process, told of by `/metrics`; None: there is none.
 
     Raises:
         ConfigurationError: a setting is wrong.
@@ -66,7 +66,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.metrics = Metrics(settings, events, pool=queue.pool_use)
+        app.state.metrics = Metrics(settings, daemon, pool=queue.pool_use)
         watch.start()
         try:
             yield

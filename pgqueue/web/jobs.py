@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from pgqueue import store, tracing
+from pgqueue.inspector import Inspector
 from pgqueue.job import EncodedJob, Job, JobState, Reason
 from pgqueue.job_filter import JobFilter
 from pgqueue.queue_base import log_enqueued, log_enqueued_many
@@ -117,7 +118,10 @@ async def list_jobs(  # noqa: PLR0917 - a parameter per filter
     before: Annotated[JobId | None, Query(description="the `next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Any:
-    """Jobs, live and finished, newest first."""
+    """Jobs, live and finished, newest first.
+
+    A page may be short where few of many match: go on while there is `next`.
+    """
     where = JobFilter(
         state=state,
         type=job_type,
@@ -132,10 +136,17 @@ async def list_jobs(  # noqa: PLR0917 - a parameter per filter
     )
     services.narrow(principal, where)
     start = None if before is None else int(before)
-    found = await services.look(lambda inspector: inspector.jobs(where=where, before=start, limit=limit))
+
+    def look(inspector: Inspector) -> tuple[list[Job], int | None]:
+        page = inspector.page(where, before=start, limit=limit)
+        ids = [line.id for line in page.lines]
+        following = ids[-1] if len(ids) == limit else page.reached
+        return (inspector.records(ids) if ids else []), following
+
+    found, following = await services.look(look)
     return {
         "jobs": [view(job, principal) for job in found],
-        "next": str(found[-1].id) if len(found) == limit else None,
+        "next": None if following is None else str(following),
     }
 
 

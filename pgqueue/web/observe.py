@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 
 from pgqueue.inspector import Inspector
+from pgqueue.store.acts import LATEST_FAILURES
 from pgqueue.web.access import Needs
 from pgqueue.web.models import Name, Record
 from pgqueue.web.services import Served
@@ -24,7 +25,7 @@ KEPT_DOCTOR = 10.0  # seconds; its checks are not free
 async def stats(services: Served, _principal: Reader) -> Record:
     """Jobs by state, `retrying` apart; speed, waits and runs of the last minute; the oldest pending one; who leads.
 
-    `estimated` names the states whose number is an estimate: those of more than a million jobs. Seconds throughout.
+    `estimated` names the states whose number is an estimate: those of more than 100 000 jobs. Seconds throughout.
     """
     name = services.settings.leader_name
     return await services.readers.kept("stats", KEPT, lambda inspector: inspector.statistics(name))
@@ -39,11 +40,19 @@ async def list_workers(services: Served, _principal: Reader) -> list[Record]:
 
 @router.get("/leader", operation_id="show-leader")
 async def leader(services: Served, _principal: Reader) -> list[Record]:
-    """Every lease: who leads, since when, in which epoch."""
-    return [
-        {**dataclasses.asdict(one), **({} if one.alive else {"held_for": None, "expires_in": None, "expires_at": None})}
-        for one in await services.look(Inspector.leader)
-    ]
+    """Every lease: who leads, since when, in which epoch; and the latest `elections`: who led, and how it ended."""
+
+    def look(inspector: Inspector) -> list[Record]:
+        return [
+            {
+                **dataclasses.asdict(one),
+                **({} if one.alive else {"held_for": None, "expires_in": None, "expires_at": None}),
+                "elections": [dataclasses.asdict(term) for term in inspector.elections(one.name)],
+            }
+            for one in inspector.leader()
+        ]
+
+    return await services.look(look)
 
 
 @router.get("/failures", operation_id="list-failures")
@@ -54,9 +63,14 @@ async def failures(
     queue: Name | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> list[Record]:
-    """Failed jobs by the fingerprint of their last error, the most frequent first; messages are payload."""
+    """Of the latest 10 000 failed jobs: by the fingerprint of their last error, the most frequent first.
+
+    Messages are payload.
+    """
     services.narrow_to(principal, job_type, queue)
-    found = await services.look(lambda inspector: inspector.failures(job_type=job_type, queue=queue, limit=limit))
+    found = await services.look(
+        lambda inspector: inspector.failures(job_type=job_type, queue=queue, limit=limit, latest=LATEST_FAILURES)
+    )
     return [{**dataclasses.asdict(one), "example_id": str(one.example_id)} for one in found]
 
 

@@ -19,8 +19,8 @@ import uvicorn
 
 from pgqueue import db, locate, store
 from pgqueue.config import Settings
+from pgqueue.dispatcher.daemon import Daemon
 from pgqueue.errors import ConfigurationError, DatabaseUnavailableError, EmbeddedServerError, PgQueueError, SchemaError
-from pgqueue.events import EventBus
 from pgqueue.registry import Registry
 from pgqueue.web.app import create_app
 from pgqueue.web.gate import is_loopback
@@ -64,15 +64,15 @@ class WebServer:
     Args:
         settings: where, and which queue.
         registry: the types whose payloads are checked.
-        events: the dispatcher's in this process; None: there is none.
+        daemon: the dispatcher of this process; None: there is none.
 
     Raises:
         ConfigurationError: a setting is wrong, the port is taken, or others could reach it and there is no token.
     """
 
-    def __init__(self, settings: Settings, registry: Registry, events: EventBus | None = None) -> None:
+    def __init__(self, settings: Settings, registry: Registry, daemon: Daemon | None = None) -> None:
         check_tokens(settings)
-        app = create_app(settings, registry, events)
+        app = create_app(settings, registry, daemon)
         self._socket = bind(settings.web_host, settings.web_port)
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         self._started = threading.Event()
@@ -141,7 +141,10 @@ def bind(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        made = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        # asyncio does so for sockets of its own alone. Else a body waits 40 ms for the acknowledgement of its headers.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        return made
     except (OSError, OverflowError) as error:
         raise PortTakenError(
             f"{host}, port {port}, cannot be bound: {getattr(error, 'strerror', None) or error}; "

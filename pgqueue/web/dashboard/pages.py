@@ -110,8 +110,11 @@ def is_htmx(headers: Headers) -> bool:
     return headers.get("hx-request") == "true"
 
 
-def refusal(problem: ProblemError, scope: AsgiScope) -> Response:
-    """What a refused request is shown: a notice to htmx, the page to sign in for a 401, else a page that says why."""
+def refusal(problem: ProblemError, scope: AsgiScope, *, tried: str | None = None) -> Response:
+    """What a refused request is shown: a notice to htmx, the page to sign in for a 401, else a page that says why.
+
+    Who signs in comes back to the page that was asked for, or acted on; `tried`: to this one, after a wrong token.
+    """
     headers = dict(problem.headers)
     values = {"text": problem.detail, "status": problem.status, "title": http.HTTPStatus(problem.status).phrase}
     if is_htmx(Headers(scope=scope)):
@@ -127,10 +130,17 @@ def refusal(problem: ProblemError, scope: AsgiScope) -> Response:
         text = render(scope, "notice.html", kind="failed", link=None, **values)
         return HTMLResponse(text, problem.status, headers)
     if problem.status == http.HTTPStatus.UNAUTHORIZED:
-        wrong = scope["method"] == "POST"
-        back = scope["path"] if scope["method"] == "GET" else "/"
-        return HTMLResponse(render(scope, "login.html", wrong=wrong, back=back), problem.status, headers)
+        text = render(scope, "login.html", wrong=tried is not None, back=tried or _wanted(scope))
+        return HTMLResponse(text, problem.status, headers)
     return HTMLResponse(render(scope, "error.html", **values), problem.status, headers)
+
+
+def _wanted(scope: AsgiScope) -> str:
+    """The page that a request was for."""
+    if scope["method"] != "GET":
+        return _back(Request(scope))
+    query = scope["query_string"].decode("latin-1")
+    return f"{scope['path']}?{query}" if query else str(scope["path"])
 
 
 def _back(request: Request) -> str:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pgqueue.inspector import Inspector
 from pgqueue.job import JobState
 from pgqueue.job_filter import JobFilter
-from pgqueue.store.acts import Failure
+from pgqueue.store.acts import LATEST_FAILURES, Failure
 from pgqueue.web import acts
 from pgqueue.web.access import Needs
 from pgqueue.web.dashboard import pages
@@ -46,14 +46,16 @@ async def dead_letters(request: Request, services: Served, principal: Reader, ch
     where = services.narrow(principal, JobFilter(type=chosen.where.type, queue=chosen.where.queue))
 
     def look(inspector: Inspector) -> list[Failure]:
-        return inspector.failures(job_type=where.type, queue=where.queue, limit=GROUPS)
+        return inspector.failures(job_type=where.type, queue=where.queue, limit=GROUPS, latest=LATEST_FAILURES)
 
     everything = where.type is None and where.queue is None
     groups = await (services.readers.kept("failures", KEPT, look) if everything else services.look(look))
     shown = principal.may(Scope.PAYLOAD)
     if not shown:
         groups = [replace(one, message=None) for one in groups]
-    return pages.page(request, "dead_letters.html", chosen=chosen, groups=groups, most=GROUPS, query=_query)
+    return pages.page(
+        request, "dead_letters.html", chosen=chosen, groups=groups, most=GROUPS, latest=LATEST_FAILURES, query=_query
+    )
 
 
 def _query(chosen: Chosen, group: Failure) -> str:
@@ -69,7 +71,7 @@ async def group(
     if "error" not in chosen.given:
         return pages.go("/dead-letters")
     where = services.narrow(principal, chosen.where)
-    lines = await services.look(lambda inspector: inspector.page(where, limit=LINES))
+    found = await services.look(lambda inspector: inspector.page(where, limit=LINES))
     picked: Any = None
     if job is not None and principal.may(Scope.PAYLOAD):
         picked = await services.job(principal, int(job))
@@ -77,7 +79,8 @@ async def group(
         request,
         "dead_letter_group.html",
         chosen=chosen,
-        lines=lines,
+        lines=found.lines,
+        reached=found.reached,
         most=LINES,
         picked=picked,
         payload=None if picked is None else redact(picked.payload),

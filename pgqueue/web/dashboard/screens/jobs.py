@@ -48,7 +48,7 @@ async def jobs(
         lambda inspector: inspector.page(where, retrying=chosen.retrying, before=start, limit=PAGE + 1)
     )
     figures: Figures = request.app.state.figures
-    lines = found[:PAGE]
+    lines = found.lines[:PAGE]
     return pages.page(
         request,
         "jobs.html",
@@ -58,7 +58,8 @@ async def jobs(
         reasons=list(Reason),
         lines=lines,
         before=before,
-        more=lines[-1].id if len(found) > PAGE else None,
+        more=lines[-1].id if len(found.lines) > PAGE else None,
+        reached=found.reached,
         figures=await figures.now(),
         verbs=[verb for verb in VERBS if _fits(verb, chosen, principal)],
     )

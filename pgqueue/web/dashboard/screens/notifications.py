@@ -39,7 +39,9 @@ async def notifications(
 ) -> Response:
     """A page of one recipient's notifications, the newest first."""
     read = services.queue.read
-    inboxes = await read(store.inbox.recipients(RECIPIENTS)) if principal.may(Scope.ADMIN) else []
+    inboxes = []
+    if principal.may(Scope.ADMIN):
+        inboxes = await services.look(lambda inspector: inspector.inboxes(limit=RECIPIENTS))
     names = [one.recipient for one in inboxes]
     given = recipient or (principal.name if principal.name in names or not names else names[0])
     _check(principal, given)
@@ -51,6 +53,7 @@ async def notifications(
         "notifications.html",
         recipient=given,
         inboxes=inboxes,
+        most=store.inbox.MOST_COUNTED,
         items=items,
         left=await read(store.inbox.unread(given)),
         unread=unread,

@@ -24,13 +24,15 @@ async def login_page() -> Response:
 async def login(request: Request, form: Form) -> Response:
     """Open a session with a token."""
     digest = digest_of(form.get("token", "").strip().encode())
+    back = form.get("back", "/")
+    if not back.startswith("/") or back.startswith(("//", "/\\")):
+        back = "/"
     try:
         await request.app.state.access.recognise(digest)
     except ProblemError as problem:
-        return pages.refusal(problem, request.scope)
+        return pages.refusal(problem, request.scope, tried=back)
     sessions: Sessions = request.app.state.sessions
-    back = form.get("back", "/")
-    response = pages.go(back if back.startswith("/") and not back.startswith(("//", "/\\")) else "/")
+    response = pages.go(back)
     response.set_cookie(
         COOKIE,
         sessions.open(digest),

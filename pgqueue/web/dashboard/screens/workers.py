@@ -1,4 +1,4 @@
-"""Workers and the leader: who leads and stands by, the epochs there were, each worker's load; draining one."""
+"""Workers and the leader: who leads, stands by, and led before; each worker's load; draining one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Reader = Annotated[Principal, Depends(Needs(Scope.READ))]
 Controller = Annotated[Principal, Depends(Needs(Scope.CONTROL))]
 WorkerId = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
 KEPT = 1.0  # seconds
-KEPT_EPOCHS = 10.0  # seconds; it reads some thousand jobs
 MOST = 200
 """How many workers are shown; those that hold the most jobs first."""
+MOST_ELECTIONS = 20
 
 
 @router.get("/workers")
 async def workers(request: Request, services: Served, _principal: Reader) -> Response:
-    """The leases, the epochs, and the workers, those alive first."""
+    """The leases, the workers, those alive first, and the latest elections."""
 
     def look(inspector: Inspector) -> dict[str, Any]:
         found = sorted(inspector.workers(), key=lambda one: (one.dead, -one.processing, one.host, one.pid))
@@ -39,11 +39,11 @@ async def workers(request: Request, services: Served, _principal: Reader) -> Res
             "slots": sum(one.concurrency for one in found if not one.dead),
             "busy": sum(one.processing for one in found if not one.dead),
             "alive": sum(not one.dead for one in found),
+            "elections": inspector.elections(limit=MOST_ELECTIONS),
         }
 
     values = await services.readers.kept("fleet", KEPT, look)
-    epochs = await services.readers.kept("epochs", KEPT_EPOCHS, Inspector.epochs)
-    return pages.page(request, "workers.html", epochs=epochs, latest=store.listing.EPOCHS_LATEST, **values)
+    return pages.page(request, "workers.html", kept=store.leader.KEPT_ELECTIONS, **values)
 
 
 @router.post("/workers/{worker_id}/drain")
