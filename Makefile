@@ -1,7 +1,7 @@
 # What a developer types. Each target that matters is a script of its own, for machines without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example-logistics test soak check fix bench docs formal
+.PHONY: help demo example-logistics test soak chaos check fix bench docs formal
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ test: ## the whole suite; make test ARGS="-k leader" for a part of it (sh script
 soak: ## the same tests at large counts, one after the other, with their figures
 	@sh scripts/environment dev
 	@PGQUEUE_TEST_SOAK=1 .venv/bin/python -m pytest -m soak -s -p no:xdist --timeout=600 $(ARGS)
+
+chaos: ## 30 minutes of faults of every kind under load, then the verdict; ARGS="--seconds 180 --seed 7" for less
+	@sh scripts/environment dev
+	@PYTHONPATH=tests .venv/bin/python -m chaos $(ARGS)
 
 check: ## lint, format, types, layers (sh scripts/check)
 	@sh scripts/check
