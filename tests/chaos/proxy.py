@@ -72,15 +72,13 @@ class Link:
         """True while the answer is still to be lost."""
         return self._armed
 
-    def close(self) -> None:
-        """No connections any more, and no new ones."""
-        self._proxy.call(self._close)
-
     async def open(self) -> None:
+        """In the proxy's thread: take connections."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    def _close(self) -> None:
+    def shut(self) -> None:
+        """In the proxy's thread: no connections any more, and no new ones."""
         if self._server is not None:
             self._server.close()
         self._reset()
@@ -180,6 +178,7 @@ class Proxy:
         self.target = target
         given = conninfo_to_dict(target)
         self._host, self._port = str(given.get("host") or "127.0.0.1"), int(given.get("port") or 5432)
+        self._links: list[Link] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -196,6 +195,7 @@ class Proxy:
     def link(self) -> Link:
         """A new one."""
         made = Link(self)
+        self._links.append(made)
         self._run(made.open())
         return made
 
@@ -216,9 +216,12 @@ class Proxy:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
-    @staticmethod
-    async def _end() -> None:
+    async def _end(self) -> None:
+        for link in self._links:
+            link.shut()
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for _ in range(3):  # what was aborted closes its socket in a later turn of the loop
+            await asyncio.sleep(0)
