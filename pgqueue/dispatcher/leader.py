@@ -106,6 +106,8 @@ class Leader(Service):
         self._trusted_until = 0.0
         self._stands_back_until = 0.0
         self._said: str | None = None
+        self._locked = False
+        self._vacant_since: float | None = None
         self.term: Term | None = None
         self.answered_at: float | None = None
         """When the database last answered, on `clock`; None: never."""
@@ -138,7 +140,7 @@ class Leader(Service):
         if term is not None:
             await self._lose(term, "it resigned", reconnect=False)
             try:
-                await self._unlock(not self._sessions.pooled)  # first: a follower that is told must find it free
+                await self._unlock(self._locked)  # first: a follower that is told must find it free
                 await self._run(store.leader.resign(term.name, term.holder_id, term.epoch, self._bell))
             except DatabaseError as error:
                 logger.warning("could not resign, the lease runs out by itself: %s", error)
@@ -146,6 +148,7 @@ class Leader(Service):
 
     async def close(self) -> None:
         """End the session; the lock goes with it."""
+        self._locked = False
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await connection.close()
@@ -160,7 +163,7 @@ class Leader(Service):
             return False
         try:
             async with asyncio.timeout(max(0.0, self._trusted_until - started)):
-                renewed: bool = await self._run(store.leader.renew(term.name, term.holder_id, term.epoch, self._ttl))
+                renewed = await self._extend(term)
         except TimeoutError:
             await self._lose(term, "its lease could not be renewed in time")
             return False
@@ -177,6 +180,13 @@ class Leader(Service):
             await self._lose(term, "the lease is another's")
         return renewed
 
+    async def _extend(self, term: Term) -> bool:
+        """Renew the row; who leads without the lock takes it when it comes free."""
+        if not self._locked and not self._sessions.pooled:
+            self._locked = await self._run(store.leader.try_lock(self._key))
+        renew = store.leader.renew(term.name, term.holder_id, term.epoch, self._ttl, row_only=not self._locked)
+        return bool(await self._run(renew))
+
     async def _campaign(self) -> None:
         if self._connection is None or self._connection.closed:
             self._connection = await self._sessions.leader()
@@ -186,11 +196,14 @@ class Leader(Service):
         if not self._sessions.pooled:
             locked = await self._run(store.leader.try_lock(self._key))
         lease = await self._run(store.leader.read_lease(self._leader_name))
+        vacant = lease is not None and lease.holder_id is None
+        if not vacant:
+            self._vacant_since = None
         if not locked:
-            if lease is None or (lease.holder_id is not None and not lease.expired):
+            if lease is None or (not vacant and not lease.expired):
                 self._say_standby(lease)
                 return
-            if not self._sessions.pooled and lease.holder_id is None:
+            if vacant and not self._sessions.pooled and not self._vacant_for_a_lease():
                 return  # resigned: the lock comes free in a moment, and with it the lead
         if lease is not None and lease.expired and lease.holder_id not in {None, self._sessions.holder_id}:
             # With the lock too: the server may have ended the holder's lock session while another of its sessions,
@@ -201,6 +214,12 @@ class Leader(Service):
                 locked = await self._run(store.leader.try_lock(self._key))
         await self._take(started, locked=locked)
 
+    def _vacant_for_a_lease(self) -> bool:
+        """Nobody has led for so long: whoever has the lock is no dispatcher, so the row alone decides."""
+        if self._vacant_since is None:
+            self._vacant_since = clock()
+        return clock() - self._vacant_since >= self._ttl
+
     async def _take(self, started: float, *, locked: bool) -> None:
         holder = f"{socket.gethostname()}:{os.getpid()}"
         taken = store.leader.take(
@@ -209,7 +228,7 @@ class Leader(Service):
             holder,
             self._ttl,
             locked=locked,
-            row_only=self._sessions.pooled,
+            row_only=not locked,  # else the next to get the lock would take the lead from a leader that lives
         )
         try:
             epoch = await self._run(taken)
@@ -219,6 +238,10 @@ class Leader(Service):
         if epoch is None:
             await self._unlock(locked)
             return
+        self._locked = locked
+        self._vacant_since = None
+        if not locked and not self._sessions.pooled:
+            logger.warning("leads by its row alone: somebody who does not lead holds the lock")
         self._trust(started)
         self.term = Term(self._leader_name, self._sessions.holder_id, epoch)
         self._said = None
@@ -237,6 +260,7 @@ class Leader(Service):
         await self._on_lost(term, why)
 
     async def _unlock(self, locked: bool) -> None:
+        self._locked = False
         if locked and self._connection is not None and not self._connection.closed:
             await self._run(store.leader.unlock(self._key))
 

@@ -23,7 +23,7 @@ WHERE application_name = %(application_name)s AND pid <> pg_backend_pid()
 
 -- name: take
 -- Become leader. With the lock the holder's session is gone, so its lease need not have ended -
--- except one held by row alone (behind a pooler), which has no session to lose.
+-- except one held by row alone (behind a pooler, or while a stranger has the lock), which has no session to lose.
 -- The term is recorded, and the end of the one before, if nobody did: it lost its session, or its lease ran out.
 WITH before AS (
   SELECT expires_at FROM pgqueue.leader WHERE name = %(name)s
@@ -52,8 +52,8 @@ WITH before AS (
 SELECT epoch FROM taken
 
 -- name: renew
--- No row: not leader any more, at once.
-UPDATE pgqueue.leader SET expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
+-- No row: not leader any more, at once. `row_only`: whether the lock is still somebody else's.
+UPDATE pgqueue.leader SET expires_at = clock_timestamp() + make_interval(secs => %(ttl)s), row_only = %(row_only)s
 WHERE name = %(name)s AND holder_id = %(holder_id)s AND epoch = %(epoch)s AND expires_at > clock_timestamp()
 RETURNING epoch
 

@@ -102,9 +102,9 @@ def take(name: str, holder_id: UUID, holder: str, ttl: float, *, locked: bool, r
     return Statement("leader.take", params, scalar)
 
 
-def renew(name: str, holder_id: UUID, epoch: int, ttl: float) -> Statement[bool]:
+def renew(name: str, holder_id: UUID, epoch: int, ttl: float, *, row_only: bool = False) -> Statement[bool]:
     """Extend the lease by `ttl` seconds from now; False: not leader any more."""
-    params = {"name": name, "holder_id": holder_id, "epoch": epoch, "ttl": ttl}
+    params = {"name": name, "holder_id": holder_id, "epoch": epoch, "ttl": ttl, "row_only": row_only}
     return Statement("leader.renew", params, bool)
 
 

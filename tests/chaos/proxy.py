@@ -31,8 +31,8 @@ class Link:
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
-        self._passing = asyncio.Event()
-        self._passing.set()
+        self._passing, self._answering, self._telling = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._open_all()
         self._delay = 0.0
         self._armed = False
         self._writers: set[asyncio.StreamWriter] = set()
@@ -50,6 +50,14 @@ class Link:
         """Nothing goes through from now on; nobody is told, and nothing that was sent is lost."""
         self._proxy.call(self._passing.clear)
 
+    def hold_answers(self) -> None:
+        """What is said arrives and is done; no answer comes."""
+        self._proxy.call(self._answering.clear)
+
+    def hold_listeners(self) -> None:
+        """Sessions that LISTEN hear nothing any more, and their questions do not arrive: their sockets are half open."""
+        self._proxy.call(self._telling.clear)
+
     def delay(self, seconds: float) -> None:
         """Whatever is sent, either way, comes so much later."""
         self._delay = seconds
@@ -57,7 +65,7 @@ class Link:
     def mend(self) -> None:
         """As at first; what was held up comes now, though whoever waited for it may be gone."""
         self._delay, self._armed = 0.0, False
-        self._proxy.call(self._passing.set)
+        self._proxy.call(self._open_all)
 
     def cut(self) -> None:
         """Every connection is reset; new ones are as good as ever."""
@@ -82,7 +90,11 @@ class Link:
         if self._server is not None:
             self._server.close()
         self._reset()
-        self._passing.set()
+        self._open_all()
+
+    def _open_all(self) -> None:
+        for gate in (self._passing, self._answering, self._telling):
+            gate.set()
 
     def _reset(self) -> None:
         for writer in self._writers:
@@ -102,7 +114,7 @@ class Link:
             self._writers.update(ends)
             try:
                 await asyncio.gather(
-                    self._up(reader, to_server[1], watch, lossy), self._down(to_server[0], writer, lossy)
+                    self._up(reader, to_server[1], watch, lossy), self._down(to_server[0], writer, watch, lossy)
                 )
             finally:
                 self._writers.difference_update(ends)
@@ -113,36 +125,46 @@ class Link:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, watch: Watch, lossy: asyncio.Event
     ) -> None:
         while data := await reader.read(CHUNK):
-            await self._hold_up()
             if watch.writes(data) and self._armed:
                 self._armed = False
                 lossy.set()
+            await self._hold_up(watch)
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError  # ends the other direction too
 
-    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lossy: asyncio.Event) -> None:
+    async def _down(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, watch: Watch, lossy: asyncio.Event
+    ) -> None:
         while data := await reader.read(CHUNK):
             if lossy.is_set():
                 self.lost += 1
                 break
-            await self._hold_up()
+            await self._hold_up(watch)
+            await self._answering.wait()
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError
 
-    async def _hold_up(self) -> None:
+    async def _hold_up(self, watch: Watch) -> None:
         if self._delay:
             await asyncio.sleep(self._delay)
         await self._passing.wait()
+        if watch.listens:
+            await self._telling.wait()
 
 
 class Watch:
-    """Reads what one client sends: which of its statements write, and whether one of these is executed now."""
+    """Reads what one client sends: which of its statements write, and whether one of these is executed now.
+
+    Attributes:
+        listens: True once it has said LISTEN.
+    """
 
     def __init__(self) -> None:
         self._left = b""
         self._started = False
+        self.listens = False
         self._writing: set[bytes] = set()
 
     def writes(self, data: bytes) -> bool:
@@ -161,6 +183,7 @@ class Watch:
             self._started = True
 
     def _is_write(self, kind: bytes, body: bytes) -> bool:
+        self.listens = self.listens or (kind in b"PQ" and b"LISTEN " in body)
         if kind == b"P":
             name, _, rest = body.partition(b"\0")
             self._writing.discard(name)
