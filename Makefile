@@ -38,6 +38,7 @@ bench: ## speed and memory on this machine
 	@sh scripts/environment dev
 	@.venv/bin/python bench/run.py $(ARGS)
 
-docs: ## write the help of every command into docs/cli.md
+docs: ## write docs/cli.md from the commands' help, docs/reliability.md from reports of runs
 	@sh scripts/environment dev
 	@.venv/bin/python scripts/docs.py
+	@.venv/bin/python scripts/reliability.py

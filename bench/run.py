@@ -12,7 +12,7 @@ import common
 
 from pgqueue.embedded import find_binaries
 
-NAMES = ("idle", "latency", "enqueue", "drain", "limits", "fleet", "doorbell", "scale", "web")
+NAMES = ("idle", "latency", "enqueue", "drain", "limits", "fleet", "doorbell", "scale", "web", "bloat")
 
 
 def main() -> None:

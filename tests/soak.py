@@ -1,6 +1,6 @@
 """What the fault tests share: counts small or full, a fleet of dispatcher processes, the handlers' record, the verdict.
 
-PGQUEUE_TEST_SOAK=1 chooses the full counts.
+PGQUEUE_TEST_SOAK=1 chooses the full counts; PGQUEUE_TEST_FIGURES names a file that keeps the lines of figures.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -33,8 +34,13 @@ def count(small: T, full: T) -> T:
 
 
 def say(text: str) -> None:
-    """Print one line of figures."""
+    """Print one line of figures, and keep it where that is asked for."""
     print(f"\nsoak: {text}", flush=True)
+    if path := os.environ.get("PGQUEUE_TEST_FIGURES"):
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").removeprefix("tests/").split(" ")[0].partition("[")[0]
+        kept = {"test": test, "soak": SOAK, "day": f"{datetime.now(UTC):%Y-%m-%d}", "text": text}
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(kept) + "\n")
 
 
 def spread(seconds: Sequence[float]) -> str:

@@ -93,6 +93,24 @@ def test_the_pooler_s_mode_is_recognised_idle_and_busy(dsn, mode, expected):
 @needs_pgbouncer
 @pytest.mark.soak
 @pytest.mark.timeout(300)
+def test_whenever_a_pooler_or_a_queue_behind_it_starts_its_mode_is_recognised(dsn):
+    """Each start anew: a pool that is empty and one that is not, and a session that somebody just gave back."""
+    starts, right = count(2, 20), 0
+    modes = {"transaction": PoolerMode.TRANSACTION, "session": PoolerMode.SESSION}
+    for _ in range(starts):
+        for mode, expected in modes.items():
+            with pgbouncer(dsn, mode) as pooled, Queue(pooled) as queue:
+                found = [probed(pooled, 1)]
+                queue.enqueue("noop")
+                found.append(probed(pooled, 1))
+                right += found == [{expected}] * 2
+    say(f"pooler's mode recognised in {right} of {2 * starts} starts, {starts} of each mode")
+    assert right == 2 * starts
+
+
+@needs_pgbouncer
+@pytest.mark.soak
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 def test_behind_a_pooler_jobs_complete_limits_hold_and_a_killed_leader_is_replaced(dsn, tmp_path, mode):
     jobs = count(100, 500)

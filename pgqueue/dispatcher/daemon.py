@@ -243,8 +243,9 @@ class Daemon:
             if self._worker is not None:
                 assert self._forced is not None  # noqa: S101 - run() has set it
                 await self._worker.drain(self._patience(), self._forced)
-                with contextlib.suppress(PgQueueError):
-                    await control.run(self._worker.repair())
+                with contextlib.suppress(PgQueueError, TimeoutError):
+                    async with asyncio.timeout(FLUSH_TIMEOUT):  # a socket may be half open: no answer ever comes
+                        await control.run(self._worker.repair())
                 if not await control.run(self._worker.completer.flushed(FLUSH_TIMEOUT)):
                     logger.error("some outcomes could not be written; their jobs are taken for lost")
         finally:

@@ -140,10 +140,11 @@ class Leader(Service):
         if term is not None:
             await self._lose(term, "it resigned", reconnect=False)
             try:
-                await self._unlock(self._locked)  # first: a follower that is told must find it free
-                await self._run(store.leader.resign(term.name, term.holder_id, term.epoch, self._bell))
-            except DatabaseError as error:
-                logger.warning("could not resign, the lease runs out by itself: %s", error)
+                async with asyncio.timeout(self._ttl):  # after that there is nothing left to give up
+                    await self._unlock(self._locked)  # first: a follower that is told must find it free
+                    await self._run(store.leader.resign(term.name, term.holder_id, term.epoch, self._bell))
+            except (DatabaseError, TimeoutError) as error:
+                logger.warning("could not resign, the lease runs out by itself: %s", error or "no answer")
         await self.close()
 
     async def close(self) -> None:

@@ -36,6 +36,7 @@ class Link:
         self._delay = 0.0
         self._armed = False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.lost = 0
         self.port = 0
@@ -55,7 +56,7 @@ class Link:
         self._proxy.call(self._answering.clear)
 
     def hold_listeners(self) -> None:
-        """Sessions that LISTEN hear nothing any more, and their questions do not arrive: their sockets are half open."""
+        """Sessions that LISTEN hear nothing any more, and what they ask does not arrive: half open sockets."""
         self._proxy.call(self._telling.clear)
 
     def delay(self, seconds: float) -> None:
@@ -82,7 +83,7 @@ class Link:
 
     async def open(self) -> None:
         """In the proxy's thread: take connections."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def shut(self) -> None:
@@ -104,22 +105,30 @@ class Link:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.CancelledError):  # cancelled: the run is over
-            await self._passing.wait()
-            to_server = await self._proxy.connect()
-            lossy = asyncio.Event()
-            watch = Watch()
-            ends = (writer, to_server[1])
-            self._writers.update(ends)
-            try:
-                await asyncio.gather(
-                    self._up(reader, to_server[1], watch, lossy), self._down(to_server[0], writer, watch, lossy)
-                )
-            finally:
-                self._writers.difference_update(ends)
-                for one in ends:
-                    one.transport.abort()
+        ends = [writer]
+        lossy, watch = asyncio.Event(), Watch()
+        try:
+            with contextlib.suppress(OSError, asyncio.CancelledError):  # cancelled: the run is over
+                await self._passing.wait()
+                from_server, to_server = await self._proxy.connect()
+                ends.append(to_server)
+                self._writers.add(to_server)
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(self._up(reader, to_server, watch, lossy))
+                    both.create_task(self._down(from_server, writer, watch, lossy))
+        except* OSError:
+            pass
+        finally:
+            self._writers.difference_update(ends)
+            for one in ends:
+                one.transport.abort()
 
     async def _up(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, watch: Watch, lossy: asyncio.Event

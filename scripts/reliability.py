@@ -1,0 +1,149 @@
+"""Writes docs/reliability.md: promise, mechanism, test, figure, command. `--check` compares instead.
+
+From docs/reliability.toml, which names mechanisms and tests; from docs/chaos.json, the report that `make chaos
+ARGS=--write-docs` leaves; and from docs/figures.jsonl, the lines of figures that tests leave with PGQUEUE_TEST_FIGURES.
+What was not run says so.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[1] / "docs"
+TARGET = DOCS / "reliability.md"
+CATALOGUE = DOCS / "reliability.toml"
+NOT_RUN = "not run"
+HEAD = """# Reliability
+
+What is promised, by what mechanism, which test shows it, what was measured, and the command that does it again. Written
+by `make docs` from the reports of runs; a figure that no run has given reads "not run". Effects of handlers outside of
+the database are at least once: a handler may have done its work, and its worker died before the completion.
+"""
+CHAOS = """
+## Under random faults
+
+`make chaos` starts dispatchers and workers, each behind a proxy of its own, and a durable server; enqueues jobs with
+retries, limits, unique keys, schedules and dependencies; and every two seconds does one thing of the list below to
+somebody. Triggers note each move of each job in the transaction that makes it, handlers write their effects on a
+connection of their own, and in the end `tests/chaos/oracle.sql` counts what breaks a promise.
+"""
+
+
+def render(catalogue: dict[str, Any], chaos: dict[str, Any] | None, figures: dict[str, dict[str, Any]]) -> str:
+    """The whole document."""
+    parts = [HEAD, CHAOS, *_told(chaos)]
+    rows = [_promise(one, chaos) for one in catalogue["promise"]]
+    parts.append(_table(("promise", "mechanism", "test", "breaches", "command"), rows))
+    parts.append("\n### What happened, and how soon it was over\n\n")
+    if chaos is None:
+        parts.append(f"{NOT_RUN.capitalize()}: `make chaos ARGS=--write-docs`.\n")
+    else:
+        happened = [
+            (f"`{one['fault']}`", str(one["count"]), _seconds(one["worst_recovery"]), _seconds(one["worst_release"]))
+            for one in chaos["faults"]
+        ]
+        parts.append(_table(("fault", "times", "next job done, worst", "the victim's runs over, worst"), happened))
+    parts.append("\n## Fault by fault\n")
+    for section in dict.fromkeys(one["section"] for one in catalogue["fault"]):
+        faults = [_fault(one, chaos, figures) for one in catalogue["fault"] if one["section"] == section]
+        parts.append(f"\n### {section}\n\n" + _table(("", "fault", "mechanism", "test", "figure", "command"), faults))
+    return "".join(parts)
+
+
+def _told(chaos: dict[str, Any] | None) -> list[str]:
+    if chaos is None:
+        return [f"\n{NOT_RUN.capitalize()}.\n\n"]
+    plan, latency = chaos["plan"], chaos["latency"]
+    text = (
+        f"\nThe run of {chaos['began'][:10]} ({chaos['machine']}; seed {plan['seed']}): {plan['seconds']:g} s, "
+        f"{chaos['faults_in_all']} faults, {chaos['jobs']} jobs ({plan['rate']:g} a second were due), "
+        f"{chaos['dispatches']} dispatches, {chaos['epochs']} epochs.\n"
+        f"{chaos['stale_completions_rejected']} completions came too late and changed nothing; "
+        f"{chaos['stale_leader_writes_refused']} writes of former leaders were refused.\n"
+        f"From enqueue to start: p50 {latency['p50']:.3f} s, p99 {latency['p99']:.2f} s, faults included. "
+        f"After the last fault the backlog was gone in {chaos['drained_after']:g} s.\n\n"
+    )
+    return [text]
+
+
+def _promise(one: dict[str, Any], chaos: dict[str, Any] | None) -> tuple[str, ...]:
+    breaches = NOT_RUN if chaos is None else f"{chaos['breaches'][one['chaos']]}"
+    return one["promise"], one["mechanism"], _tests(one["tests"]), breaches, "`make chaos`"
+
+
+def _fault(one: dict[str, Any], chaos: dict[str, Any] | None, figures: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    found = [
+        f"{kept['text']} ({kept['day']}{'' if kept['soak'] else ', small counts'})"
+        for kept in (figures.get(test) for test in one["tests"])
+        if kept is not None
+    ]
+    if chaos is not None:
+        for kind in one.get("chaos", ()):
+            happened = next(row for row in chaos["faults"] if row["fault"] == kind)
+            done = _seconds(happened["worst_recovery"])
+            found.append(f"chaos: {kind} x{happened['count']}, next job done after {done}")
+    files = " ".join(dict.fromkeys(f"tests/{test.partition('::')[0]}" for test in one["tests"]))
+    return (
+        str(one["number"]),
+        one["fault"],
+        one["mechanism"],
+        _tests(one["tests"]),
+        "; ".join(_cell(text) for text in found) or NOT_RUN,
+        f'`make {"soak" if any(test in figures for test in one["tests"]) else "test"} ARGS="{files}"`',
+    )
+
+
+def _tests(names: list[str]) -> str:
+    return "<br>".join(f"`{name.partition('::')[2]}`" for name in names)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:g} s"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def read_figures(path: Path) -> dict[str, dict[str, Any]]:
+    """The newest line of each test; one of full counts before one of small."""
+    kept: dict[str, dict[str, Any]] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            one = json.loads(line)
+            if one["soak"] or not kept.get(one["test"], one)["soak"]:
+                kept[one["test"]] = one
+    return kept
+
+
+def document() -> str:
+    """What docs/reliability.md should be now."""
+    report = DOCS / "chaos.json"
+    chaos = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None
+    catalogue = tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))
+    return render(catalogue, chaos, read_figures(DOCS / "figures.jsonl"))
+
+
+def run() -> int:
+    """Write, or compare; the exit code."""
+    text = document()
+    if "--check" in sys.argv[1:]:
+        if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == text:
+            return 0
+        print("docs/reliability.md differs from what it is written from: run `make docs`", file=sys.stderr)
+        return 1
+    TARGET.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
