@@ -1,12 +1,14 @@
 """Writes docs/reliability.md: promise, mechanism, test, figure, command. `--check` compares instead.
 
-From docs/reliability.toml, which names mechanisms and tests; from docs/chaos.json, the report that `make chaos
-ARGS=--write-docs` leaves; and from docs/figures.jsonl, the lines of figures that tests leave with PGQUEUE_TEST_FIGURES.
-What was not run says so.
+From docs/reliability.toml, which names mechanisms and tests; from docs/chaos.json and docs/bloat.json, the reports that
+`make chaos ARGS=--write-docs` and `python bench/bloat.py --write-docs` leave; and from docs/figures.jsonl, the lines of
+figures that tests leave with PGQUEUE_TEST_FIGURES. What was not run says so.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import json
 import sys
 import tomllib
@@ -33,7 +35,21 @@ connection of their own, and in the end `tests/chaos/oracle.sql` counts what bre
 """
 
 
-def render(catalogue: dict[str, Any], chaos: dict[str, Any] | None, figures: dict[str, dict[str, Any]]) -> str:
+BLOAT = """
+## Beside a transaction that is held open
+
+Vacuum can remove nothing that died since a snapshot was taken that somebody still holds. `python bench/bloat.py` holds
+one for the middle third of its time, and then looks at the size of the history over days.
+
+"""
+
+
+def render(
+    catalogue: dict[str, Any],
+    chaos: dict[str, Any] | None,
+    figures: dict[str, dict[str, Any]],
+    bloat: dict[str, Any] | None = None,
+) -> str:
     """The whole document."""
     parts = [HEAD, CHAOS, *_told(chaos)]
     rows = [_promise(one, chaos) for one in catalogue["promise"]]
@@ -47,11 +63,28 @@ def render(catalogue: dict[str, Any], chaos: dict[str, Any] | None, figures: dic
             for one in chaos["faults"]
         ]
         parts.append(_table(("fault", "times", "next job done, worst", "the victim's runs over, worst"), happened))
+    parts.append(BLOAT + _size(bloat))
     parts.append("\n## Fault by fault\n")
     for section in dict.fromkeys(one["section"] for one in catalogue["fault"]):
         faults = [_fault(one, chaos, figures) for one in catalogue["fault"] if one["section"] == section]
         parts.append(f"\n### {section}\n\n" + _table(("", "fault", "mechanism", "test", "figure", "command"), faults))
     return "".join(parts)
+
+
+def _size(bloat: dict[str, Any] | None) -> str:
+    if bloat is None:
+        return f"{NOT_RUN.capitalize()}: `python bench/bloat.py --write-docs`.\n"
+    found = bloat["found"]
+    rows = [
+        ("jobs/s, median of the first third", f"{found['usual']:.0f}"),
+        ("lowest while it is held, of that", f"{found['lowest_while_held']:.0%}"),
+        ("p99 from enqueue to start: usual, worst while held", f"{found['p99_usual']} s, {found['p99_while_held']} s"),
+        ("most dead rows", f"{found['most_dead']:.0f}"),
+        ("as fast and as clean as before, after its end", f"{found['seconds_until_recovered']:.0f} s"),
+        ("history of the last day, of the first with as many days kept", f"{found['history_growth']:.2f}"),
+    ]
+    run = f"The run of {bloat['began']} ({bloat['machine']}): {bloat['minutes']:g} min at {bloat['rate']:g} jobs/s.\n\n"
+    return run + _table(("what", "figure"), rows) + "\n![jobs a second, p99 and dead rows over time](bloat.svg)\n"
 
 
 def _told(chaos: dict[str, Any] | None) -> list[str]:
@@ -86,14 +119,30 @@ def _fault(one: dict[str, Any], chaos: dict[str, Any] | None, figures: dict[str,
             happened = next(row for row in chaos["faults"] if row["fault"] == kind)
             done = _seconds(happened["worst_recovery"])
             found.append(f"chaos: {kind} x{happened['count']}, next job done after {done}")
-    files = " ".join(dict.fromkeys(f"tests/{test.partition('::')[0]}" for test in one["tests"]))
     return (
         str(one["number"]),
         one["fault"],
         one["mechanism"],
         _tests(one["tests"]),
         "; ".join(_cell(text) for text in found) or NOT_RUN,
-        f'`make {"soak" if any(test in figures for test in one["tests"]) else "test"} ARGS="{files}"`',
+        _command(one["tests"]),
+    )
+
+
+def _command(tests: list[str]) -> str:
+    """What runs them, at their full counts where they have such."""
+    files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
+    full = any(test.partition("::")[2] in _with_counts(file) for test in tests for file in files)
+    return f'`make {"soak" if full else "test"} ARGS="{" ".join(f"tests/{file}" for file in files)}"`'
+
+
+@functools.cache
+def _with_counts(file: str) -> frozenset[str]:
+    """The tests of a file that are marked soak."""
+    tree = ast.parse((DOCS.parent / "tests" / file).read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return frozenset(
+        one.name for one in functions if any("mark.soak" in ast.unparse(mark) for mark in one.decorator_list)
     )
 
 
@@ -127,10 +176,12 @@ def read_figures(path: Path) -> dict[str, dict[str, Any]]:
 
 def document() -> str:
     """What docs/reliability.md should be now."""
-    report = DOCS / "chaos.json"
-    chaos = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None
+    chaos, bloat = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        for path in (DOCS / "chaos.json", DOCS / "bloat.json")
+    )
     catalogue = tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))
-    return render(catalogue, chaos, read_figures(DOCS / "figures.jsonl"))
+    return render(catalogue, chaos, read_figures(DOCS / "figures.jsonl"), bloat)
 
 
 def run() -> int:
