@@ -93,7 +93,8 @@ def _told(chaos: dict[str, Any] | None) -> list[str]:
     plan, latency = chaos["plan"], chaos["latency"]
     text = (
         f"\nThe run of {chaos['began'][:10]} ({chaos['machine']}; seed {plan['seed']}): {plan['seconds']:g} s, "
-        f"{chaos['faults_in_all']} faults, {chaos['jobs']} jobs ({plan['rate']:g} a second were due), "
+        f"{chaos['faults_in_all']} faults, {chaos['jobs']} jobs ({chaos['enqueued_a_second']:g} enqueued a second, "
+        f"{plan['rate']:g} were due), "
         f"{chaos['dispatches']} dispatches, {chaos['epochs']} epochs.\n"
         f"{chaos['stale_completions_rejected']} completions came too late and changed nothing; "
         f"{chaos['stale_leader_writes_refused']} writes of former leaders were refused.\n"

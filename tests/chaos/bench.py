@@ -209,6 +209,7 @@ class Run:
             "runs_lost_with_their_worker": int(losses),
             "epochs": epochs,
             "acknowledged": len(load.expected),
+            "enqueued_a_second": round(len(load.expected) / self._plan.seconds, 1),
             "enqueues_uncertain": load.uncertain,
             "enqueues_refused": load.refused,
             "answers_lost": self._lost_answers,
