@@ -79,11 +79,11 @@ def test_with_a_full_disk_enqueues_are_refused_and_what_was_acknowledged_is_done
                 eventually(lambda: len(acknowledged) > before + 50, 60, "enqueues go on")
             fleet.drained(60)
             lost, double, again = fleet.verdict(acknowledged)
-        said = str(refused[0])
+        said = str(refused[0]).partition(" HINT")[0]
     finally:
         server.kill()
     say(
-        f"disk full: {len(refused)} enqueues refused ({said[:80]}), {len(acknowledged)} acknowledged, lost {lost}, "
+        f"disk full: {len(refused)} enqueues refused ({said}), {len(acknowledged)} acknowledged, lost {lost}, "
         f"double {double}, run again after their completion {again}"
     )
     assert (lost, double, again) == (0, 0, 0)
