@@ -22,8 +22,11 @@ NOT_RUN = "not run"
 HEAD = """# Reliability
 
 What is promised, by what mechanism, which test shows it, what was measured, and the command that does it again. Written
-by `make docs` from the reports of runs; a figure that no run has given reads "not run". Effects of handlers outside of
-the database are at least once: a handler may have done its work, and its worker died before the completion.
+by `make docs` from the reports of runs; a figure that no run has given reads "not run". `make chaos ARGS=--write-docs`
+keeps a report, `PGQUEUE_TEST_FIGURES=docs/figures.jsonl make soak` what the tests print.
+
+Effects of handlers outside of the database are at least once: a handler may have done its work, and its worker died
+before the completion.
 """
 CHAOS = """
 ## Under random faults

@@ -36,6 +36,8 @@ from pgqueue.embedded import EmbeddedServer
 DRAIN = 30.0  # seconds from the last fault
 WATCH_EVERY = 0.5  # seconds between looks from outside
 LOOK_BACK = 2000  # ids; which are not given out in the order in which jobs end
+BACKLOG = 10.0  # seconds of load
+PULSES = 10  # of the schedules' jobs may be there when everything else is done
 GIVE_UP = 300.0  # seconds after which a queue that does not drain is left as it is
 
 
@@ -61,10 +63,15 @@ class Happened:
 
 
 class Watch:
-    """What is seen from outside while it goes on: completions that must not be forgotten, epochs that must not fall."""
+    """What is seen from outside while it goes on: completions that must not be forgotten, epochs that must not fall.
 
-    def __init__(self, fleet: ChaosFleet) -> None:
+    Holds the load up while more than `most` jobs wait: what a machine can bear is not what this is about.
+    """
+
+    def __init__(self, fleet: ChaosFleet, load: Load, most: float) -> None:
         self._fleet = fleet
+        self._load = load
+        self._most = most
         self.seen: dict[int, int] = {}
         self.epochs: list[int] = []
         self._from = 0
@@ -72,6 +79,7 @@ class Watch:
     def look(self) -> None:
         """Once; while the server is away there is nothing to be seen."""
         with contextlib.suppress(psycopg.Error):
+            self._load.held = self._fleet.sql("SELECT count(*) FROM pgqueue.jobs")[0][0] > self._most
             self.epochs += [row[0] for row in self._fleet.sql("SELECT epoch FROM pgqueue.leader")]
             seen = "SELECT id, attempt FROM pgqueue.finished_jobs WHERE id > %s ORDER BY id"
             rows = self._fleet.sql(seen, self._from - LOOK_BACK)
@@ -103,7 +111,7 @@ class Run:
             fleet.begin(self._plan.dispatchers, self._plan.workers)
             producer = proxy.link()
             load = Load(dsn, producer.dsn, self._plan.rate, self._plan.seed)
-            watch = Watch(fleet)
+            watch = Watch(fleet, load, BACKLOG * self._plan.rate)
             world = World(fleet, self._server, producer, random.Random(self._plan.seed))
             with Background(watch.look, WATCH_EVERY):
                 with contextlib.ExitStack() as producing:
@@ -120,6 +128,7 @@ class Run:
                 oracle.note(connection, "acknowledged", load.expected.items())
                 oracle.note(connection, "seen", watch.seen.items())
                 oracle.note(connection, "seen_epochs (epoch)", [(epoch,) for epoch in watch.epochs])
+                oracle.prepare(connection)
                 verdict = oracle.judge(connection)
                 verdict.breaches["not_drained_in_time"] = int(drained > DRAIN)
                 verdict.breaches["process_ended"] = len(self._ended)
@@ -236,10 +245,6 @@ class Run:
         """Writes of leaders that led no more, as the server logged them."""
         files = [self._server.log_file, self._server.log_file.with_name("server.log.1")]
         return sum(one.read_text(errors="replace").count("ERROR:  not leader") for one in files if one.exists())
-
-
-PULSES = 10
-"""What may be there of the schedules' jobs when everything else is done."""
 
 
 def _worst(seconds: list[float | None]) -> float | None:

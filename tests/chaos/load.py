@@ -29,11 +29,13 @@ class Load:
         seed: of what is chosen.
 
     Attributes:
+        held: True while nothing is enqueued: the backlog is so large that the machine is too small for this load.
         expected: the state in which each acknowledged job is to end, by id.
         uncertain, refused: enqueues whose answer was lost, and those that failed for sure.
     """
 
     def __init__(self, direct: str, linked: str, rate: float, seed: int) -> None:
+        self.held = False
         self.expected: dict[int, str] = {}
         self.uncertain = 0
         self.refused = 0
@@ -46,12 +48,15 @@ class Load:
     @property
     def steps(self) -> tuple[Callable[[], None], ...]:
         """One function for each producer, to be called again and again in a thread of its own."""
-        return tuple(lambda producer=producer: producer.enqueue(self._failed) for producer in self._producers)
+        return tuple(lambda producer=producer: self._step(producer) for producer in self._producers)
 
     def close(self) -> None:
         """End the producers' connections."""
         for producer in self._producers:
             producer.queue.close()
+
+    def _step(self, producer: Producer) -> None:
+        producer.enqueue(self._failed, skip=self.held)
 
     def _failed(self, error: DatabaseError) -> None:
         if isinstance(error, EnqueueUncertainError):
@@ -128,16 +133,18 @@ class Producer:
         self._began: float | None = None
         self._done = 0
 
-    def enqueue(self, failed: Callable[[DatabaseError], None]) -> None:
-        """All that is due now."""
+    def enqueue(self, failed: Callable[[DatabaseError], None], *, skip: bool = False) -> None:
+        """All that is due now; `skip`: that is never enqueued."""
         self._began = self._began or time.monotonic()
         due = int((time.monotonic() - self._began) * self._rate) - self._done
         most = int(BEHIND * self._rate)
-        if due > most:
-            self._done += due - most
+        if skip or due > most:
+            left_out = due if skip else due - most
+            self._done += left_out
+            due -= left_out
         while due > 0:
             try:
-                enqueued = self._enqueue(self.queue, min(due, most))
+                enqueued = self._enqueue(self.queue, due)
             except DatabaseError as error:
                 self._done += 1
                 failed(error)

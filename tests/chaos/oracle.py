@@ -66,11 +66,15 @@ def note(connection: psycopg.Connection[Any], table: str, rows: Iterable[Sequenc
             copy.write_row(row)
 
 
-def judge(connection: psycopg.Connection[Any]) -> Verdict:
-    """All promises."""
+def prepare(connection: psycopg.Connection[Any]) -> None:
+    """Once all is recorded: what makes the questions answerable of a million moves."""
     for index in INDEXES:
         connection.execute(f"CREATE INDEX ON {index}".encode())
     connection.execute("ANALYZE")
+
+
+def judge(connection: psycopg.Connection[Any]) -> Verdict:
+    """All promises."""
     verdict = Verdict()
     for name, question in PROMISES.items():
         rows = connection.execute(question.encode()).fetchall()
