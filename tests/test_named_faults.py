@@ -32,7 +32,7 @@ def link(dsn):
         yield proxy.link()
 
 
-def test_whoever_holds_the_leaders_lock_without_being_one_delays_the_election_by_a_lease_and_no_more(dsn, queue, sql):
+def test_whoever_holds_the_leaders_lock_without_being_one_delays_the_election_by_a_lease_and_no_more(dsn, sql, caplog):
     """Advisory locks have no rights: any role that may connect can take ours. The row decides."""
     with psycopg.connect(dsn, autocommit=True) as stranger:
         stranger.execute("SELECT pg_advisory_lock(%s, %s)", LOCK)
@@ -42,14 +42,15 @@ def test_whoever_holds_the_leaders_lock_without_being_one_delays_the_election_by
             took = time.monotonic() - began
             for _ in range(1000):
                 stranger.execute("SELECT pg_notify('pgqueue_control', 'noise')")
-            leading, standing = (first, second) if first.is_leader else (second, first)
-            epoch = leading.epoch
             # The stranger goes: the lock is the leader's then, and not a standby's who would take the lead by it.
             stranger.execute("SELECT pg_advisory_unlock(%s, %s)", LOCK)
-            eventually(lambda: sql("SELECT row_only FROM pgqueue.leader") == [(False,)], 20)
-            holding = sql("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s", *LOCK)
-            assert holding == sql("SELECT backend_pid FROM pgqueue.leader")
-            assert (leading.epoch, leading.is_leader, standing.is_leader) == (epoch, True, False)
+            holds = (
+                "SELECT NOT row_only AND backend_pid = (SELECT pid FROM pg_locks WHERE locktype = 'advisory' "
+                "AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+                "AND classid = %s AND objid = %s) FROM pgqueue.leader"
+            )
+            eventually(lambda: sql(holds, *LOCK)[0][0], 20, "the leader has the lock")
+            assert "the lease is another's" not in caplog.text
     say(f"the leader's lock held by a stranger: a leader after {took:.2f} s, a lease is {LEASE:g} s")
     assert took < LEASE + 5
 
@@ -64,9 +65,9 @@ def test_a_leader_that_hears_no_answers_is_replaced_and_one_epoch_follows_the_ot
             eventually(lambda: other.is_leader, 30)
             took = time.monotonic() - began
             assert not deaf.is_leader
+            epoch = sql("SELECT epoch FROM pgqueue.leader")[0][0]
             link.mend()
-            eventually(lambda: "standby" in str(deaf.readiness().details) or not deaf.is_leader, 20)
-            assert sql("SELECT epoch FROM pgqueue.leader") == [(other.epoch,)]
+    assert sql("SELECT epoch >= %s FROM pgqueue.leader", epoch) == [(True,)]
     say(f"a leader that hears no answers is replaced after {took:.2f} s")
 
 
@@ -99,13 +100,12 @@ def test_of_two_dispatchers_of_one_host_and_process_one_leads_and_each_fire_is_m
     with running(dsn, registry(), **SOON) as one, running(dsn, registry(), **SOON) as two:
         assert one.holder_id != two.holder_id
         both = []
-        eventually(
-            lambda: (
-                both.append(one.is_leader and two.is_leader)
-                or sql("SELECT count(*) >= 3 FROM pgqueue.schedule_fires")[0][0]
-            ),
-            30,
-        )
+
+        def three_fires():
+            both.append(one.is_leader and two.is_leader and one.is_leader)
+            return sql("SELECT count(*) >= 3 FROM pgqueue.schedule_fires")[0][0]
+
+        eventually(three_fires, 30)
         assert not any(both)
     jobs = sql("SELECT count(*), count(DISTINCT headers->>'fire_at') FROM pgqueue.all_jobs")[0]
     assert jobs[0] == jobs[1] == sql("SELECT count(*) FROM pgqueue.schedule_fires")[0][0]
