@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from support import DispatcherProcess, eventually
 
-from pgqueue import logs
+from pgqueue import Registry, logs
 
 MARKS = {"inline": "async", "thread": "sync", "process": "isolated"}
 
@@ -50,6 +51,33 @@ def test_a_message_without_a_run_has_only_what_its_caller_said():
     assert formatted("text", "leader (epoch %d)", 7).endswith(" ERROR leader (epoch 7)")
     assert formatted("text", "x", word="two words").endswith('x word="two words"')
     assert json.loads(formatted("json", "x")).keys() == {"timestamp", "level", "logger", "event"}
+
+
+def test_each_move_that_the_leader_makes_is_said_with_its_job_at_debug(queue, started, sql, caplog):
+    caplog.set_level(logging.DEBUG, "pgqueue")
+    registry = Registry()
+    registry.register("noop", lambda *_: None)
+    ran = queue.enqueue("noop", delay=3600)
+    late = queue.enqueue("noop", delay=3600, expires_at=datetime.now(UTC) + timedelta(hours=1))
+    lost = queue.enqueue("noop", delay=3600)
+    strange = queue.enqueue("strange")
+    sql("UPDATE pgqueue.jobs SET run_at = now() WHERE id = %s", ran.id)
+    sql("UPDATE pgqueue.jobs SET expires_at = now() WHERE id = %s", late.id)
+    sql(
+        "UPDATE pgqueue.jobs SET state = 'processing', attempt = 1, worker_id = gen_random_uuid(), started_at = now() "
+        "WHERE id = %s",
+        lost.id,
+    )
+    started(registry, strict_types=True, worker_lease_duration=2.5)
+    for line in (
+        f"job {ran.id}: scheduled -> pending",
+        f"job {ran.id}: pending -> processing (attempt 1)",
+        f"job {ran.id}: processing -> completed",
+        f"job {late.id}: not started -> cancelled, reason expired",
+        f"job {lost.id}: processing -> failed, reason lost",
+        f"job {strange.id}: pending -> failed, reason unknown_type",
+    ):
+        eventually(lambda: line in caplog.messages, message=line)  # noqa: B023 - called at once
 
 
 def test_what_handlers_log_carries_their_run_and_no_payload(dsn, tmp_path, queue):

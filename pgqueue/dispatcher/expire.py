@@ -45,7 +45,7 @@ class Expirer(Service):
         return self._longest if due is None else min(self._longest, max(0.01, due))
 
     async def _close(self) -> int:
-        number = 0
+        ended: list[tuple[int, Reason]] = []
         async with self._maintenance.transaction() as connection:
             for lock, reason in (
                 (store.jobs.lock_expired(BATCH), Reason.EXPIRED),
@@ -55,7 +55,10 @@ class Expirer(Service):
                 if ids:
                     close = store.dependents.close(ids, JobState.CANCELLED, reason)
                     closed = await callers.adrive(connection, close, self._schema)
-                    number += len(closed)
-        if number:
-            logger.info("%d jobs are cancelled: expired, or told to stop", number)
-        return number
+                    ended += [(one.id, reason) for one in closed]
+        if ended:
+            logger.info("%d jobs are cancelled: expired, or told to stop", len(ended))
+        if logger.isEnabledFor(logging.DEBUG):
+            for job_id, reason in ended:
+                logger.debug("job %d: not started -> cancelled, reason %s", job_id, reason)
+        return len(ended)

@@ -42,7 +42,9 @@ class Promoter(Service):
         due = await self._maintenance.plain(store.jobs.next_due())
         if due is not None and due <= 0:
             promoted, due = await self._maintenance.fenced(store.jobs.promote(BATCH), store.jobs.next_due())
-            logger.debug("%d jobs: scheduled -> pending", len(promoted))
+            if logger.isEnabledFor(logging.DEBUG):
+                for job in promoted:
+                    logger.debug("job %d: scheduled -> pending", job.id)
             if promoted:
                 self._on_promoted(promoted)
         pause = self._longest if due is None else min(self._longest, max(0.001, due))

@@ -177,4 +177,7 @@ class Reaper(Service):
         counts = Counter(outcome.counted for outcome in outcomes)
         for (state, reason), number in counts.items():
             logger.warning("%d stale jobs (%s) are %s", number, reason, state)
+        if logger.isEnabledFor(logging.DEBUG):
+            for outcome in outcomes:
+                logger.debug("job %d: processing -> %s, reason %s", outcome.id, outcome.state.value, outcome.reason)
         self._events.emit(JobsReaped(counts, outcomes))

@@ -10,7 +10,7 @@ from pgqueue import callers, db, store
 from pgqueue.clock import clock
 from pgqueue.dispatcher.leader import Term
 from pgqueue.job import JobState, Reason
-from pgqueue.store.jobs import Lane
+from pgqueue.store.jobs import Closed, Lane
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,11 @@ class Unknown:
         """Deal with jobs of these (queue, type); True if any was failed."""
         if self._strict:
             failed = await self._fail(connection, lanes)
-            for job_type, number in Counter(failed).items():
+            for job_type, number in Counter(one.type for one in failed).items():
                 logger.error("unknown job type: %s; %d jobs failed", job_type, number)
+            if logger.isEnabledFor(logging.DEBUG):
+                for one in failed:
+                    logger.debug("job %d: pending -> failed, reason %s", one.id, Reason.UNKNOWN_TYPE)
             return bool(failed)
         if clock() - self._reported > REPORT_EVERY:
             self._reported = clock()
@@ -55,9 +58,9 @@ class Unknown:
             logger.warning("jobs are pending whose type has no executor: %s", names)
         return False
 
-    async def _fail(self, connection: db.AsyncConnection, lanes: set[tuple[str, str]]) -> list[str]:
-        """End some of them as failed; their types."""
-        failed: list[str] = []
+    async def _fail(self, connection: db.AsyncConnection, lanes: set[tuple[str, str]]) -> list[Closed]:
+        """End some of them as failed; which."""
+        failed: list[Closed] = []
         async with db.atransaction(connection):
             await db.arun(connection, self._term.fence(), self._schema)
             by_type: dict[str, list[int]] = {}
@@ -68,5 +71,5 @@ class Unknown:
             for job_type, ids in sorted(by_type.items(), key=lambda item: min(item[1])):
                 error = {"class": "UnknownJobTypeError", "message": f"unknown job type: {job_type}", "where": "leader"}
                 close = store.dependents.close(ids, JobState.FAILED, Reason.UNKNOWN_TYPE, error)
-                failed += [closed.type for closed in await callers.adrive(connection, close, self._schema)]
+                failed += await callers.adrive(connection, close, self._schema)
         return failed
