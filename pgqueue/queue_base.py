@@ -60,7 +60,9 @@ class QueueBase:
     def set_notify_func(self, callback: Callable[[], None] | None) -> Callable[[], None] | None:
         """Call `callback()` after each commit of jobs that pgqueue makes, or SQLAlchemy or Django tells of.
 
-        It never blocks or fails an enqueue: what it raises is logged. None takes it away. Returns the one before.
+        What it raises is logged and fails no enqueue. It is called where the commit was made, in that thread or on that
+        loop, so that it may set an event or wake a task there; it must return at once. None takes it away. Returns
+        the one before.
         """
         before, self._notify = self._notify, callback
         return before
