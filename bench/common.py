@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from cluster import Cluster
 
 from pgqueue import migrate
-from pgqueue.embedded import EmbeddedServer
 
 DISPATCHER = Path(__file__).with_name("dispatcher.py")
 
@@ -36,17 +34,11 @@ Bench = Callable[[bool], list[Row]]
 
 
 @contextlib.contextmanager
-def server(**options: str) -> Iterator[EmbeddedServer]:
-    """A migrated server in a directory of its own, fsync on; both are gone at the end."""
-    directory = Path(tempfile.mkdtemp(prefix="pgqueue-bench-"))
-    directory.chmod(0o755)  # the server's account must reach it
-    made = EmbeddedServer(directory, durable=True, options=options).start()
-    try:
+def server(**options: str) -> Iterator[Cluster]:
+    """A cluster whose own database is migrated; gone at the end."""
+    with Cluster(**options) as made:
         migrate.upgrade(made.url)
         yield made
-    finally:
-        made.stop("immediate")
-        shutil.rmtree(directory)
 
 
 @contextlib.contextmanager
