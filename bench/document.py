@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,13 @@ OWN, PEERS = (ROOT / "bench/figures" / name for name in ("pgqueue.json", "peers.
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 NAMES = {**{name: one.what for name, one in SCENARIOS.items()}, "S8": "32 concurrent producers"}
 NOT_RUN = "not run"
+COSTS = {
+    "worker_cpu_us": "worker CPU, µs",
+    "server_cpu_us": "server CPU, µs",
+    "wal_bytes": "WAL, bytes",
+    "commits": "commits",
+    "peak_mib": "peak, MiB",
+}
 
 
 def page(text: str, own: dict[str, Any] | None, peers: dict[str, Any] | None) -> str:
@@ -34,26 +42,19 @@ def page(text: str, own: dict[str, Any] | None, peers: dict[str, Any] | None) ->
 def _own(found: dict[str, Any] | None) -> list[str]:
     lines = ["### pgqueue", "", _ran(found, "make bench"), ""]
     records = found["records"] if found else []
-    head = (
-        "scenario",
-        "who",
-        "median (least … most)",
-        "worker CPU, µs",
-        "server CPU, µs",
-        "WAL, bytes",
-        "commits",
-        "peak, MiB",
-    )
-    rows = [_row(record) for name in NAMES for record in _of(records, name)]
-    for place, name in enumerate(NAMES):
-        if not _of(records, name):
-            rows.insert(place, [f"{name}: {NAMES[name]}", "pgqueue", NOT_RUN, *[""] * 5])
-    lines += _table(head, sorted(rows, key=lambda row: list(NAMES).index(row[0].partition(":")[0])))
-    lines += ["", *_bars(found)]
+    rows = []
+    for name, what in sorted(NAMES.items(), key=lambda item: int(item[0].partition("-")[0].strip("SA"))):
+        command = f'{NOT_RUN}: `make bench ARGS="{name}"`'
+        rows += [_row(record) for record in records if record.scenario == name] or [
+            [f"{name}: {what}", "pgqueue", command, *[""] * len(COSTS)]
+        ]
+    lines += _table(("scenario", "who", "median (least … most)", *COSTS.values()), rows)
+    if bars := _bars(found):
+        lines += ["", *bars]
     if found and found.get("rows"):
         lines += ["", *_table(("what", "figure", "goal"), [list(row.values()) for row in found["rows"]])]
     else:
-        lines += ["", f"Idle cost, memory, limits: {NOT_RUN}."]
+        lines += ["", f'Idle cost, memory, limits: {NOT_RUN}: `make bench ARGS="idle memory limits"`.']
     return lines
 
 
@@ -70,10 +71,8 @@ def _peers(found: dict[str, Any] | None) -> list[str]:
         rows.append([f"{name}: {NAMES[name]}, {unit}", *(_rate(by.get((name, one))) for one in who)])
     settings = {record.who: record.setting for record in records if record.scenario in {"S3", "S3A", "S7A"}}
     lines += _table(("scenario", *who), rows)
-    lines += [
-        "",
-        "Settings taken for draining: " + (", ".join(f"{a} `{b}`" for a, b in settings.items()) or "none") + ".",
-    ]
+    taken = ", ".join(f"{name} `{setting}`" for name, setting in settings.items())
+    lines += ["", f"Settings taken for draining: {taken or 'none'}."]
     lines += [f"Not measured: {name} ({reason})." for name, reason in found.get("missing", {}).items()]
     return [*lines, "", *_bars(found)]
 
@@ -85,22 +84,13 @@ def _ran(found: dict[str, Any] | None, command: str) -> str:
 
 
 def _bars(found: dict[str, Any] | None) -> list[str]:
-    return [
-        f"- {one['bar']}: **{one['ratio']:.2f}**, {'met' if one['met'] else 'not met'}"
-        for one in (found or {}).get("bars", [])
-    ]
-
-
-def _of(records: Sequence[Record], name: str) -> list[Record]:
-    return [record for record in records if record.scenario == name]
+    bars = (found or {}).get("bars", [])
+    return [f"- {one['bar']}: **{one['ratio']:.2f}**, {'met' if one['met'] else 'not met'}" for one in bars]
 
 
 def _row(record: Record) -> list[str]:
-    figures = (("worker_cpu_us", 0), ("server_cpu_us", 0), ("wal_bytes", 0), ("commits", 3), ("peak_mib", 0))
-    cells = []
-    for name, digits in figures:
-        value = record.middle(name)
-        cells.append("" if value != value else f"{value:.{digits}f}")
+    found = ((record.middle(name), 3 if name == "commits" else 0) for name in COSTS)
+    cells = ["" if math.isnan(value) else f"{value:.{digits}f}" for value, digits in found]
     setting = f" `{record.setting}`" if record.setting else ""
     return [f"{record.scenario}: {record.what}", record.who + setting, f"{_rate(record)} {record.unit}", *cells]
 
