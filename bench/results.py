@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -142,5 +143,5 @@ def load(path: Path) -> dict[str, Any]:
 
 def command(make: str) -> str:
     """How this run was asked for: `make bench ARGS="S3 --quick"`."""
-    words = " ".join(sys.argv[1:])
+    words = re.sub(r" ?--(json|home) \S+", "", " ".join(sys.argv[1:])).strip()
     return f'make {make} ARGS="{words}"' if words else f"make {make}"

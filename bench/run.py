@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import common
 import doorbell
@@ -36,7 +37,13 @@ BARS = (
     Bar("S9", "pgqueue", "S3", "pgqueue", 0.7),
     Bar("S10", "pgqueue", "S7A", "pgqueue", 0.9),
 )
-SMALL = {"jobs": 2_000, "one": 200, "backlogs": (20_000, 40_000), "churns": (2_000, 10_000), "limited": 5_000}
+SMALL: dict[str, Any] = {
+    "jobs": 2_000,
+    "one": 200,
+    "backlogs": (20_000, 40_000),
+    "churns": (2_000, 10_000),
+    "limited": 5_000,
+}
 
 
 def main() -> None:
@@ -45,14 +52,16 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"S1 … S10, {', '.join(OTHERS)}; none: all")
     parser.add_argument("--quick", action="store_true", help="small and once: to see that it runs")
     parser.add_argument("--reps", type=int, help="repeats (3)")
-    parser.add_argument("--setting", help="the concurrency of drains; else the quickest of 100 and 500")
+    parser.add_argument("--setting", help="concurrency of drains, and plain's batch; else the quickest")
+    parser.add_argument("--jobs", type=int, help="jobs of a drain (20 000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there")
     given = parser.parse_args()
     repeats = given.reps or (1 if given.quick else 3)
     scenarios, others = chosen(given.names)
+    sizes = (SMALL if given.quick else {}) | ({"jobs": given.jobs} if given.jobs else {})
     on, began = machine(), time.monotonic()
     print(machine_line(on))
-    records = compared(scenarios, repeats, quick=given.quick, setting=given.setting)
+    records = compared(scenarios, repeats, sizes, given.setting, seconds=2 if given.quick else 4)
     for record in records:
         print(record.line())
     found = held(BARS, records)
@@ -82,20 +91,20 @@ def chosen(names: list[str]) -> tuple[list[str], list[str]]:
     return [one for one in known if one in wanted], [one for one in OTHERS if not names or one in names]
 
 
-def compared(names: list[str], repeats: int, *, quick: bool, setting: str | None) -> list[Record]:
+def compared(names: list[str], repeats: int, sizes: dict[str, Any], setting: str | None, seconds: int) -> list[Record]:
     """The records of scenarios."""
     records = []
     fields = [name for name in names if name in SCENARIOS]
     if fields:
         with Cluster() as cluster:
-            field = Field(cluster, **(SMALL if quick else {}))  # type: ignore[arg-type]
+            field = Field(cluster, **sizes)
             if setting:
-                field.chosen[PGQUEUE.name] = setting
+                field.chosen |= {PGQUEUE.name: setting, PLAIN.name: setting}
             able, _ = rounds.calibrate(field, CONTENDERS, fields, field.jobs // 4)
             records = rounds.run(field, able, fields, repeats)
     if "S8" in names:
         print("  bench/doorbell.py …", file=sys.stderr, flush=True)
-        records += doorbell.measured(repeats, 2 if quick else 4)
+        records += doorbell.measured(repeats, seconds)
     return records
 
 
