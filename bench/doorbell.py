@@ -29,7 +29,7 @@ VALUES = {
 
 
 def measured(repeats: int, seconds: int) -> list[Record]:
-    """Each way in each repeat, in turn; the last without any leader.
+    """Each way twice in each repeat, in turn; the last without any leader.
 
     Raises:
         RuntimeError: pgbench is not installed.
@@ -54,11 +54,11 @@ def measured(repeats: int, seconds: int) -> list[Record]:
                 figures = written(server, server.url).since(wrote, number)
                 records[name].runs.append({"rate": rate, "jobs": number, **cost, **figures})
 
-            for repeat in range(repeats):
+            for _ in range(repeats):
                 with common.dispatcher(server.url):
-                    # The table grows and the machine's load drifts: neither favours one of them.
+                    # There and back: the table grows and the machine's load drifts, and neither favours one of them.
                     names = ["no signal", "pgqueue", "NOTIFY each"]
-                    for name in names if repeat % 2 == 0 else reversed(names):
+                    for name in (*names, *reversed(names)):
                         once(name)
                 once("no leader")
     finally:

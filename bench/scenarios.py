@@ -54,10 +54,11 @@ class Field:
     ) -> Figures:
         """One worker process for each setting, until `jobs` were handled and (`until_empty`) recorded."""
         before, wrote = self._left(contender, url), written(self.cluster, url)
-        with tempfile.TemporaryDirectory() as name:
+        # Its session is open before: the wait for the last record must not be one for a connection.
+        with tempfile.TemporaryDirectory() as name, psycopg.connect(url, autocommit=True) as connection:
             processes = [contender.start(url, one, Path(name), n) for n, one in enumerate(settings)]
             try:
-                figures = self._watch(contender, url, processes, jobs, until_empty=until_empty)
+                figures = self._watch(contender, connection, processes, jobs, until_empty=until_empty)
             finally:
                 stop_all(processes)
             handled = sum(process.read()[0] for process in processes)
@@ -65,7 +66,13 @@ class Field:
         return figures | {"handled": handled, "recorded": before - self._left(contender, url)}
 
     def _watch(
-        self, contender: Contender, url: str, processes: list[Process], jobs: int, *, until_empty: bool
+        self,
+        contender: Contender,
+        connection: psycopg.Connection,
+        processes: list[Process],
+        jobs: int,
+        *,
+        until_empty: bool,
     ) -> Figures:
         pids = [process.pid for process in processes]
         began, cpu, seen = time.time(), None, 0
@@ -85,7 +92,7 @@ class Field:
         spent = [after - before for after, before in zip(self._cpu(pids), cpu, strict=True)]
         end, polls, capped = max(record[2] for record in records), 0, total < jobs
         if until_empty and not capped:
-            polls = self._wait_for_record(contender, url)
+            polls = self._wait_for_record(contender, connection)
             end = max(end, time.time())
         number = max(1, total - seen)
         return {
@@ -107,15 +114,14 @@ class Field:
             row = connection.execute(contender.left.encode()).fetchone()
         return int(row[0]) if row else 0
 
-    def _wait_for_record(self, contender: Contender, url: str) -> int:
+    def _wait_for_record(self, contender: Contender, connection: psycopg.Connection) -> int:
         polls, end = 0, time.monotonic() + 10
-        with psycopg.connect(url, autocommit=True) as connection:
-            while time.monotonic() < end:
-                polls += 1
-                row = connection.execute(contender.left.encode()).fetchone()
-                if not row or not row[0]:
-                    break
-                time.sleep(0.005)
+        while time.monotonic() < end:
+            polls += 1
+            row = connection.execute(contender.left.encode()).fetchone()
+            if not row or not row[0]:
+                break
+            time.sleep(0.005)
         return polls
 
     def setting(self, contender: Contender) -> str:
