@@ -9,79 +9,75 @@ is insert(), in bulk enqueue_many_copy(), its documented fast path.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import awa
 from harness import BULK_CHUNK, DSN, main, on_job, paced, payload, stop_event, timed
 
 KIND, QUEUE = "noop", "bench"
+OF_QUEUE = {"deadline": "deadline_duration_ms", "claimers": "claimers", "batch": "claim_batch_size"}
+OF_PROCESS = {"flush": "FLUSH_MS", "cbatch": "BATCH_SIZE", "cshards": "SHARDS"}
 
 
-async def setup():
-    async with awa.AsyncClient(DSN) as c:
-        await c.migrate()
-        tx = await c.transaction()  # the documented step of a fresh install, before the first worker
-        await tx.fetch_one("select awa.storage_auto_finalize_if_fresh('awa') as ok")
-        await tx.commit()
+async def setup() -> None:
+    async with awa.AsyncClient(DSN) as client:
+        await client.migrate()
+        # The documented step of a fresh install, before the first worker.
+        transaction = await client.transaction()
+        await transaction.fetch_one("select awa.storage_auto_finalize_if_fresh('awa') as ok")
+        await transaction.commit()
 
 
-async def enqueue_one(n):
-    async with awa.AsyncClient(DSN) as c:
+async def enqueue_one(number: str) -> None:
+    async with awa.AsyncClient(DSN) as client:
 
-        async def go():
-            for _ in range(int(n)):
-                await c.insert(payload(), kind=KIND, queue=QUEUE)
+        async def go() -> None:
+            for _ in range(int(number)):
+                await client.insert(payload(), kind=KIND, queue=QUEUE)
 
-        await timed(go(), int(n))
-
-
-async def enqueue_bulk(n):
-    n = int(n)
-    async with awa.AsyncClient(DSN) as c:
-
-        async def go():
-            for a in range(0, n, BULK_CHUNK):
-                await c.enqueue_many_copy([payload() for _ in range(min(BULK_CHUNK, n - a))], kind=KIND, queue=QUEUE)
-
-        await timed(go(), n)
+        await timed(go(), int(number))
 
 
-async def work(settings):
-    workers, *rest = settings.split(",")
-    opt = dict(x.split("=") for x in rest)
-    q = {"name": QUEUE, "max_workers": int(workers)}
-    for short, name in (("deadline", "deadline_duration_ms"), ("claimers", "claimers"), ("batch", "claim_batch_size")):
-        if short in opt:
-            q[name] = int(opt[short])
-    for short, name in (("flush", "FLUSH_MS"), ("cbatch", "BATCH_SIZE"), ("cshards", "SHARDS")):
-        if short in opt:
-            os.environ["AWA_COMPLETION_" + name] = opt[short]
+async def enqueue_bulk(number: str) -> None:
+    jobs = int(number)
+    async with awa.AsyncClient(DSN) as client:
+
+        async def go() -> None:
+            for start in range(0, jobs, BULK_CHUNK):
+                batch = [payload() for _ in range(min(BULK_CHUNK, jobs - start))]
+                await client.enqueue_many_copy(batch, kind=KIND, queue=QUEUE)
+
+        await timed(go(), jobs)
+
+
+async def work(setting: str) -> None:
+    workers, *words = setting.split(",")
+    options = dict(word.split("=") for word in words)
+    queue: dict[str, Any] = {"name": QUEUE, "max_workers": int(workers)}
+    queue |= {name: int(options[word]) for word, name in OF_QUEUE.items() if word in options}
+    os.environ.update({f"AWA_COMPLETION_{name}": options[word] for word, name in OF_PROCESS.items() if word in options})
     stop = stop_event()
-    async with awa.AsyncClient(DSN, max_connections=int(opt.get("conns", 20))) as c:
+    async with awa.AsyncClient(DSN, max_connections=int(options.get("conns", 20))) as client:
 
-        @c.task(dict, kind=KIND, queue=QUEUE)
-        async def noop(job):
+        @client.task(dict, kind=KIND, queue=QUEUE)
+        async def noop(job: Any) -> None:
             on_job(job.args)
 
-        await c.start([q])
+        await client.start([queue])
         await stop.wait()
-        await c.shutdown(timeout_ms=5000)
+        await client.shutdown(timeout_ms=5000)
 
 
-async def enqueue_paced(n, gap):
-    async with awa.AsyncClient(DSN) as c:
+async def enqueue_paced(number: str, gap: str) -> None:
+    async with awa.AsyncClient(DSN) as client:
 
-        async def one(p):
-            await c.insert(p, kind=KIND, queue=QUEUE)
+        async def one(made: dict[str, Any]) -> None:
+            await client.insert(made, kind=KIND, queue=QUEUE)
 
-        await paced(one, int(n), float(gap))
+        await paced(one, int(number), float(gap))
 
 
-main(
-    {
-        "setup": setup,
-        "enqueue-one": enqueue_one,
-        "enqueue-bulk": enqueue_bulk,
-        "work": work,
-        "enqueue-paced": enqueue_paced,
-    }
-)
+main({
+    "setup": setup, "enqueue-one": enqueue_one, "enqueue-bulk": enqueue_bulk, "work": work,
+    "enqueue-paced": enqueue_paced,
+})  # fmt: skip

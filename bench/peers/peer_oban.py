@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 from harness import BULK_CHUNK, DSN, main, on_job, paced, payload, stop_event, timed
 from oban import Oban, worker
 from oban.schema import install
@@ -9,78 +12,72 @@ from oban.schema import install
 
 @worker(queue="default")
 class Noop:
-    """The worker class of the no-op job."""
+    """The no-op job."""
 
-    async def process(self, job):
+    async def process(self, job: Any) -> None:
         """Take no time."""
         on_job(job.args)
 
 
-async def pool():
+async def made_pool() -> Any:
     return await Oban.create_pool(dsn=DSN, min_size=1, max_size=10)
 
 
-async def setup():
-    p = await pool()
-    await install(p)
-    await p.close()
+async def setup() -> None:
+    pool = await made_pool()
+    await install(pool)
+    await pool.close()
 
 
-async def client(fn):
-    p = await pool()
-    o = Oban(pool=p)
-    async with o:
-        await fn(o)
-    await p.close()
+async def with_client(act: Callable[[Oban], Awaitable[None]]) -> None:
+    pool = await made_pool()
+    async with Oban(pool=pool) as client:
+        await act(client)
+    await pool.close()
 
 
-async def enqueue_one(n):
-    async def run(o):
-        async def go():
-            for _ in range(int(n)):
-                await o.enqueue(Noop.new(payload()))
+async def enqueue_one(number: str) -> None:
+    async def act(client: Oban) -> None:
+        async def go() -> None:
+            for _ in range(int(number)):
+                await client.enqueue(Noop.new(payload()))
 
-        await timed(go(), int(n))
+        await timed(go(), int(number))
 
-    await client(run)
-
-
-async def enqueue_bulk(n):
-    n = int(n)
-
-    async def run(o):
-        async def go():
-            for a in range(0, n, BULK_CHUNK):
-                await o.enqueue_many([Noop.new(payload()) for _ in range(min(BULK_CHUNK, n - a))])
-
-        await timed(go(), n)
-
-    await client(run)
+    await with_client(act)
 
 
-async def work(settings):
-    p = await pool()
-    async with Oban(pool=p, queues={"default": int(settings)}):
+async def enqueue_bulk(number: str) -> None:
+    jobs = int(number)
+
+    async def act(client: Oban) -> None:
+        async def go() -> None:
+            for start in range(0, jobs, BULK_CHUNK):
+                await client.enqueue_many([Noop.new(payload()) for _ in range(min(BULK_CHUNK, jobs - start))])
+
+        await timed(go(), jobs)
+
+    await with_client(act)
+
+
+async def work(setting: str) -> None:
+    pool = await made_pool()
+    async with Oban(pool=pool, queues={"default": int(setting)}):
         await stop_event().wait()
-    await p.close()
+    await pool.close()
 
 
-async def enqueue_paced(n, gap):
-    async def run(o):
-        async def one(x):
-            await o.enqueue(Noop.new(x))
+async def enqueue_paced(number: str, gap: str) -> None:
+    async def act(client: Oban) -> None:
+        async def one(made: dict[str, Any]) -> None:
+            await client.enqueue(Noop.new(made))
 
-        await paced(one, int(n), float(gap))
+        await paced(one, int(number), float(gap))
 
-    await client(run)
+    await with_client(act)
 
 
-main(
-    {
-        "setup": setup,
-        "enqueue-one": enqueue_one,
-        "enqueue-bulk": enqueue_bulk,
-        "work": work,
-        "enqueue-paced": enqueue_paced,
-    }
-)
+main({
+    "setup": setup, "enqueue-one": enqueue_one, "enqueue-bulk": enqueue_bulk, "work": work,
+    "enqueue-paced": enqueue_paced,
+})  # fmt: skip

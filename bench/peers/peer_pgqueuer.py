@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import asyncpg
 from harness import BULK_CHUNK, DSN, main, on_job, paced, payload, stop_event, timed
@@ -15,76 +16,71 @@ from pgqueuer.db import AsyncpgDriver
 from pgqueuer.queries import Queries
 
 
-async def queries():
+async def connected() -> Queries:
     return Queries(AsyncpgDriver(await asyncpg.connect(DSN)))
 
 
-async def setup():
-    q = await queries()
-    await q.install()
-    await q.optimize_autovacuum()  # its documented `pgq autovac` step
+async def setup() -> None:
+    queries = await connected()
+    await queries.install()
+    await queries.optimize_autovacuum()  # its documented `pgq autovac` step
 
 
-async def enqueue_one(n):
-    q = await queries()
+async def enqueue_one(number: str) -> None:
+    queries = await connected()
 
-    async def go():
-        for _ in range(int(n)):
-            await q.enqueue("noop", json.dumps(payload()).encode())
+    async def go() -> None:
+        for _ in range(int(number)):
+            await queries.enqueue("noop", json.dumps(payload()).encode())
 
-    await timed(go(), int(n))
-
-
-async def enqueue_bulk(n):
-    n = int(n)
-    q = await queries()
-
-    async def go():
-        for a in range(0, n, BULK_CHUNK):
-            k = min(BULK_CHUNK, n - a)
-            await q.enqueue(["noop"] * k, [json.dumps(payload()).encode() for _ in range(k)], [0] * k)
-
-    await timed(go(), n)
+    await timed(go(), int(number))
 
 
-async def work(settings):
-    batch, managers = (int(x) for x in settings.split("x"))
+async def enqueue_bulk(number: str) -> None:
+    jobs = int(number)
+    queries = await connected()
+
+    async def go() -> None:
+        for start in range(0, jobs, BULK_CHUNK):
+            size = min(BULK_CHUNK, jobs - start)
+            await queries.enqueue(["noop"] * size, [json.dumps(payload()).encode() for _ in range(size)], [0] * size)
+
+    await timed(go(), jobs)
+
+
+async def work(setting: str) -> None:
+    batch, number = map(int, setting.split("x"))
     stop = stop_event()
-    pgqs = []
-    for _ in range(managers):
-        p = PgQueuer(AsyncpgDriver(await asyncpg.connect(DSN)))
+    managers = []
+    for _ in range(number):
+        manager = PgQueuer(AsyncpgDriver(await asyncpg.connect(DSN)))
 
-        @p.entrypoint("noop")
-        async def noop(job):
+        @manager.entrypoint("noop")
+        async def noop(job: Any) -> None:
             on_job(json.loads(job.payload))
 
-        pgqs.append(p)
+        managers.append(manager)
 
-    async def stopper():
+    async def stopped() -> None:
         await stop.wait()
-        for p in pgqs:
-            p.shutdown.set()
+        for manager in managers:
+            manager.shutdown.set()
 
-    t = asyncio.create_task(stopper())
-    await asyncio.gather(*(p.run(batch_size=batch) for p in pgqs))
-    t.cancel()
-
-
-async def enqueue_paced(n, gap):
-    q = await queries()
-
-    async def one(p):
-        await q.enqueue("noop", json.dumps(p).encode())
-
-    await paced(one, int(n), float(gap))
+    stopping = asyncio.create_task(stopped())
+    await asyncio.gather(*(manager.run(batch_size=batch) for manager in managers))
+    stopping.cancel()
 
 
-main(
-    {
-        "setup": setup,
-        "enqueue-one": enqueue_one,
-        "enqueue-bulk": enqueue_bulk,
-        "work": work,
-        "enqueue-paced": enqueue_paced,
-    }
-)
+async def enqueue_paced(number: str, gap: str) -> None:
+    queries = await connected()
+
+    async def one(made: dict[str, Any]) -> None:
+        await queries.enqueue("noop", json.dumps(made).encode())
+
+    await paced(one, int(number), float(gap))
+
+
+main({
+    "setup": setup, "enqueue-one": enqueue_one, "enqueue-bulk": enqueue_bulk, "work": work,
+    "enqueue-paced": enqueue_paced,
+})  # fmt: skip
