@@ -17,6 +17,7 @@ from pathlib import Path
 from contender import PEERS, Contender
 
 HOME = Path(os.environ.get("PEERS_HOME") or Path.home() / ".cache/pgqueue-peers")
+PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
 NEWER = (3, 12)
 """oban's least Python; the others take what runs this."""
 
@@ -111,19 +112,20 @@ def install(home: Path, wanted: Sequence[str] | None, *, fetch: bool) -> tuple[l
     for name in names:
         environment, requirements = PACKAGES.get(name, ("js", "npm"))
         program = home / environment / ("node_modules/node/bin/node" if environment == "js" else "bin/python")
-        adapter = CONTENDERS[name].command[0]
-        if reasons.get(requirements):
-            missing[name] = reasons[requirements]
-        elif not program.exists():
-            missing[name] = f"{program} is missing"
-        elif environment != "js" and (reason := _imports(program, name)):
-            missing[name] = reason
-        elif environment == "js" and not (home / "js/node_modules" / name).is_dir():
-            missing[name] = f"{home / 'js/node_modules' / name} is missing"
-        else:
-            command, variables = (str(program), str(PEERS / adapter)), {"PEERS_HOME": str(home)}
-            ready.append(replace(CONTENDERS[name], command=command, environment=variables))
+        if reason := _absent(program, home / "js/node_modules" / name if environment == "js" else None, name):
+            missing[name] = reasons.get(requirements) or reason
+            continue
+        command, variables = (str(program), str(PEERS / CONTENDERS[name].command[0])), {"PEERS_HOME": str(home)}
+        ready.append(replace(CONTENDERS[name], command=command, environment=variables))
     return ready, missing
+
+
+def _absent(program: Path, module: Path | None, name: str) -> str:
+    """Why it cannot run; empty if it can."""
+    for path in (program, module):
+        if path is not None and not path.exists():
+            return f"{path.name} is not installed"
+    return "" if module is not None else _run([str(program), "-c", f"import {name}"])
 
 
 def _pip(environment: Path, requirements: Path, least: tuple[int, int] | None) -> str:
@@ -142,9 +144,10 @@ def _pip(environment: Path, requirements: Path, least: tuple[int, int] | None) -
 
 def _python(least: tuple[int, int]) -> str | None:
     for minor in range(least[1] + 2, least[1] - 1, -1):
-        found = shutil.which(f"python{least[0]}.{minor}")
-        if found and not _run([found, "-c", "import ensurepip"]):
-            return found
+        managed = (PYENV / "versions").glob(f"{least[0]}.{minor}.*/bin/python")
+        for found in (shutil.which(f"python{least[0]}.{minor}"), *map(str, sorted(managed))):
+            if found and not _run([found, "-c", "import ensurepip"]):
+                return found
     return None
 
 
@@ -154,10 +157,6 @@ def _npm(home: Path) -> str:
     home.mkdir(exist_ok=True)
     shutil.copy(PEERS / "package.json", home)
     return _run(["npm", "install", "--no-audit", "--no-fund", "--silent", "--engine-strict=false"], home)
-
-
-def _imports(program: Path, name: str) -> str:
-    return _run([str(program), "-c", f"import {name}"])
 
 
 def _run(command: list[str], place: Path | None = None) -> str:

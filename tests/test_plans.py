@@ -129,17 +129,6 @@ def test_dispatch_reads_the_lane_index_in_order_and_stops_at_its_quota(session, 
     assert "ROW(priority, run_at, id) > " in condition, "the low-water mark is where the scan begins, not a filter"
 
 
-def test_a_dispatch_sent_along_with_the_scan_reads_the_lane_index_alone(session):
-    for name in ("t2", "mine"):
-        statement = store.dispatch.dispatch_alone(LaneQuota(Lane("q0", name), 100, Mark()), WORKER, 7)
-        text = plan(as_session(session, "dispatch"), statement)
-        assert indexes(text) == {"jobs_lane", "jobs_key_lane", "jobs_tagged_key", "jobs_key_started"}, text
-        for node in ("Seq Scan", "Bitmap", "Sort"):
-            assert node not in text, text
-        assert "Tid Scan on jobs" in text
-        assert text.count("Index Only Scan using jobs_lane") + text.count("Index Scan using jobs_lane") >= 3
-
-
 @pytest.mark.parametrize("kind", ["dispatch", "completion", "maintenance"])
 def test_the_sessions_of_the_hot_statements_pin_their_plans(kind):
     assert ("plan_cache_mode", "force_generic_plan") in settings_of(kind)
