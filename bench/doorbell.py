@@ -22,6 +22,7 @@ from pgqueue import sql
 from pgqueue.store.statement import LOCK_CLASS, Bell
 
 PRODUCERS = 32
+WHAT = f"{PRODUCERS} concurrent producers"
 VALUES = {
     "type": "'nobody'", "queue": "'default'", "priority": "0", "payload": "'{}'", "run_at": "NULL", "delay": "NULL",
     "max_attempts": "NULL", "timeout": "NULL", "concurrency_key": "NULL",
@@ -35,8 +36,7 @@ def measured(repeats: int, seconds: int) -> list[Record]:
         RuntimeError: pgbench is not installed.
     """
     directory = Path(tempfile.mkdtemp(prefix="pgqueue-bench-"))
-    what = f"{PRODUCERS} concurrent producers"
-    records = {name: Record("S8", name, what) for name in ("pgqueue", "no signal", "NOTIFY each", "no leader")}
+    records = {name: Record("S8", name, WHAT) for name in ("pgqueue", "no signal", "NOTIFY each", "no leader")}
     try:
         with common.server() as server:
             program = shutil.which("pgbench", path=str(server.binaries.directory)) or shutil.which("pgbench")
@@ -89,5 +89,4 @@ def pgbench(program: str, server: Cluster, script: Path, seconds: int) -> float:
     command += ["-h", str(url["host"]), "-p", str(url.get("port", 5432)), "-U", str(url["user"]), str(url["dbname"])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"tps = ([\d.]+)", done.stdout)
-    assert found is not None, done.stdout
-    return float(found[1])
+    return float(found[1]) if found else 0.0  # not one transaction came to its end: it prints no rate

@@ -77,7 +77,10 @@ class Bar:
         if mine is None or other is None or not mine.runs or not other.runs:
             return None
         pairs = zip(mine.runs, other.runs, strict=False)
-        ratio = statistics.median(one[self.figure] / two[self.figure] for one, two in pairs)
+        ratios = [one[self.figure] / two[self.figure] for one, two in pairs if two[self.figure]]
+        if not ratios:
+            return None
+        ratio = statistics.median(ratios)
         met = ratio <= self.limit if self.at_most else ratio >= self.limit
         return {"bar": self.text(), "ratio": round(ratio, 3), "limit": self.limit, "met": met}
 

@@ -104,7 +104,10 @@ def compared(names: list[str], repeats: int, sizes: dict[str, Any], setting: str
             records = rounds.run(field, able, fields, repeats)
     if "S8" in names:
         print("  bench/doorbell.py …", file=sys.stderr, flush=True)
-        records += doorbell.measured(repeats, seconds)
+        try:
+            records += doorbell.measured(repeats, seconds)
+        except Exception as error:
+            records.append(Record("S8", PGQUEUE.name, doorbell.WHAT, error=str(error) or repr(error)))
     return records
 
 
