@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -106,6 +107,11 @@ def rate_of(numbers: Sequence[float]) -> str:
     return f"{rate(statistics.median(numbers))} ({rate(min(numbers))} … {rate(max(numbers))})"
 
 
+def end_by_sigterm() -> None:
+    """Have SIGTERM end the program as Ctrl-C does: servers and workers go with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def show(rows: Sequence[Row]) -> None:
     """Print a table."""
     width = [max(len(row.what) for row in rows), max(len(row.value) for row in rows)]
@@ -115,4 +121,5 @@ def show(rows: Sequence[Row]) -> None:
 
 def main(bench: Bench) -> None:
     """Run one bench as a program; --quick takes less time and is less exact."""
+    end_by_sigterm()
     show(bench("--quick" in sys.argv[1:]))

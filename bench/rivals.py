@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import common
 import rounds
 from cluster import Cluster
 from contender import PGQUEUE
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--no-install", action="store_true", help="take what is there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there")
     given = parser.parse_args()
+    common.end_by_sigterm()
     names = given.scenarios.split(",")
     if unknown := [name for name in names if name not in shared]:
         sys.exit(f"{unknown[0]!r} is no scenario that queues share: {', '.join(shared)}")

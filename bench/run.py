@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, help="jobs of a drain (20 000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there")
     given = parser.parse_args()
+    common.end_by_sigterm()
     repeats = given.reps or (1 if given.quick else 3)
     scenarios, others = chosen(given.names)
     sizes = (SMALL if given.quick else {}) | ({"jobs": given.jobs} if given.jobs else {})
