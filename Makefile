@@ -1,7 +1,7 @@
 # What a developer types. Each target that matters is a script of its own, for machines without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example-logistics test soak chaos check fix bench docs formal
+.PHONY: help demo example-logistics test soak chaos check fix bench bench-peers bench-docs docs formal
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,9 +34,17 @@ fix: ## let ruff mend what it can
 formal: ## every state of the protocol's models, by spin (sh formal/check)
 	@sh formal/check $(ARGS)
 
-bench: ## speed and memory on this machine
+bench: ## speed and memory on this machine; make bench ARGS="S3 S4 --quick" for a part of it
 	@sh scripts/environment dev
 	@.venv/bin/python bench/run.py $(ARGS)
+
+bench-peers: ## the same beside other queues, which it installs into a directory of their own
+	@sh scripts/environment dev
+	@.venv/bin/python bench/rivals.py $(ARGS)
+
+bench-docs: ## write what both saved in bench/figures into docs/performance.md
+	@sh scripts/environment dev
+	@.venv/bin/python bench/document.py
 
 docs: ## write docs/cli.md from the commands' help, docs/reliability.md from reports of runs
 	@sh scripts/environment dev

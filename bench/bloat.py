@@ -25,9 +25,10 @@ from typing import Any, Self
 
 import common
 import psycopg
+from cluster import Cluster
 
 from pgqueue import NewJob, Queue
-from pgqueue.embedded import EmbeddedServer, find_binaries
+from pgqueue.embedded import find_binaries
 
 DOCS = Path(__file__).parents[1] / "docs"
 SAMPLES = 180
@@ -94,7 +95,7 @@ def measure(minutes: float, rate: float, days: int) -> dict[str, Any]:
     }
 
 
-def under_load(server: EmbeddedServer, seconds: float, rate: float) -> Iterator[Sample]:
+def under_load(server: Cluster, seconds: float, rate: float) -> Iterator[Sample]:
     """Samples of a run with a snapshot held for its middle third."""
     pace = max(1.0, seconds / SAMPLES)
     with (

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from cluster import Cluster
 
 from pgqueue import migrate
-from pgqueue.embedded import EmbeddedServer
 
 DISPATCHER = Path(__file__).with_name("dispatcher.py")
 
@@ -36,17 +35,11 @@ Bench = Callable[[bool], list[Row]]
 
 
 @contextlib.contextmanager
-def server(**options: str) -> Iterator[EmbeddedServer]:
-    """A migrated server in a directory of its own, fsync on; both are gone at the end."""
-    directory = Path(tempfile.mkdtemp(prefix="pgqueue-bench-"))
-    directory.chmod(0o755)  # the server's account must reach it
-    made = EmbeddedServer(directory, durable=True, options=options).start()
-    try:
+def server(**options: str) -> Iterator[Cluster]:
+    """A cluster whose own database is migrated; gone at the end."""
+    with Cluster(**options) as made:
         migrate.upgrade(made.url)
         yield made
-    finally:
-        made.stop("immediate")
-        shutil.rmtree(directory)
 
 
 @contextlib.contextmanager
@@ -114,6 +107,11 @@ def rate_of(numbers: Sequence[float]) -> str:
     return f"{rate(statistics.median(numbers))} ({rate(min(numbers))} … {rate(max(numbers))})"
 
 
+def end_by_sigterm() -> None:
+    """Have SIGTERM end the program as Ctrl-C does: servers and workers go with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def show(rows: Sequence[Row]) -> None:
     """Print a table."""
     width = [max(len(row.what) for row in rows), max(len(row.value) for row in rows)]
@@ -123,4 +121,5 @@ def show(rows: Sequence[Row]) -> None:
 
 def main(bench: Bench) -> None:
     """Run one bench as a program; --quick takes less time and is less exact."""
+    end_by_sigterm()
     show(bench("--quick" in sys.argv[1:]))

@@ -1,6 +1,6 @@
-"""What the doorbell costs 32 concurrent producers beside an idle, listening leader, by pgbench, in interleaved rounds.
+"""S8: what the doorbell costs 32 concurrent producers beside an idle, listening leader, by pgbench, in turn.
 
-`none` is the same insert without any signal, `always` with a NOTIFY each. The type has no executor, so that nothing is
+`no signal` is the same insert without one, `NOTIFY each` always sends it. The type has no executor, so that nothing is
 dispatched meanwhile; the leader wakes, looks and goes to sleep again.
 """
 
@@ -8,52 +8,62 @@ from __future__ import annotations
 
 import re
 import shutil
-import statistics
 import subprocess
 import tempfile
 from pathlib import Path
 
 import common
+from cluster import Cluster
+from measure import server_cpu, written
 from psycopg.conninfo import conninfo_to_dict
+from results import Record
 
 from pgqueue import sql
-from pgqueue.embedded import EmbeddedServer
 from pgqueue.store.statement import LOCK_CLASS, Bell
 
 PRODUCERS = 32
+WHAT = f"{PRODUCERS} concurrent producers"
 VALUES = {
     "type": "'nobody'", "queue": "'default'", "priority": "0", "payload": "'{}'", "run_at": "NULL", "delay": "NULL",
     "max_attempts": "NULL", "timeout": "NULL", "concurrency_key": "NULL",
 }  # fmt: skip
 
 
-def bench(quick: bool) -> list[common.Row]:
-    """Measure; `quick` in two rounds of 2 seconds."""
-    rounds, seconds = (2, 2) if quick else (5, 4)
+def measured(repeats: int, seconds: int) -> list[Record]:
+    """Each way twice in each repeat, in turn; the last without any leader.
+
+    Raises:
+        RuntimeError: pgbench is not installed.
+    """
     directory = Path(tempfile.mkdtemp(prefix="pgqueue-bench-"))
+    records = {name: Record("S8", name, WHAT) for name in ("pgqueue", "no signal", "NOTIFY each", "no leader")}
     try:
-        with common.server() as server, common.dispatcher(server.url):
+        with common.server() as server:
             program = shutil.which("pgbench", path=str(server.binaries.directory)) or shutil.which("pgbench")
             if program is None:
-                return [common.Row("doorbell", "not measured", "pgbench is not installed")]
-            rates: dict[str, list[float]] = {name: [] for name in ("none", "bell", "always")}
+                raise RuntimeError("pgbench is not installed")
             for name, statement in statements().items():
                 (directory / f"{name}.sql").write_text(statement)
-            order = list(rates)
-            for _ in range(rounds):
-                for name in order:
-                    rates[name].append(pgbench(program, server, directory / f"{name}.sql", seconds))
-                order.reverse()  # the table grows and the machine's load drifts: neither favours one of them
+
+            def once(name: str) -> None:
+                script = directory / f"{'pgqueue' if name == 'no leader' else name}.sql"
+                wrote, cpu = written(server, server.url), server_cpu(server)
+                rate = pgbench(program, server, script, seconds)
+                number = max(1, int(rate * seconds))
+                cost = {"server_cpu_us": round(1e6 * (server_cpu(server) - cpu) / number, 1)}
+                figures = written(server, server.url).since(wrote, number)
+                records[name].runs.append({"rate": rate, "jobs": number, **cost, **figures})
+
+            for _ in range(repeats):
+                with common.dispatcher(server.url):
+                    # There and back: the table grows and the machine's load drifts, and neither favours one of them.
+                    names = ["no signal", "pgqueue", "NOTIFY each"]
+                    for name in (*names, *reversed(names)):
+                        once(name)
+                once("no leader")
     finally:
         shutil.rmtree(directory)
-    middle = {name: statistics.median(measured) for name, measured in rates.items()}
-    return [
-        common.Row(f"{PRODUCERS} producers, no signal", common.rate_of(rates["none"])),
-        common.Row(f"{PRODUCERS} producers, doorbell", common.rate_of(rates["bell"])),
-        common.Row("  of no signal", f"{middle['bell'] / middle['none']:.0%}", "≥ 85 %"),
-        common.Row(f"{PRODUCERS} producers, NOTIFY each", common.rate_of(rates["always"])),
-        common.Row("  of no signal", f"{middle['always'] / middle['none']:.0%}"),
-    ]
+    return list(records.values())
 
 
 def statements() -> dict[str, str]:
@@ -66,22 +76,17 @@ def statements() -> dict[str, str]:
     assert ring is not None
     notify = f"SELECT CAST(pg_notify('{bell.channel}', '') AS text) AS rang"
     return {
-        "bell": f"{text};",
-        "none": f"{text.replace(ring[0], 'SELECT NULL AS rang')};",
-        "always": f"{text.replace(ring[0], notify)};",
+        "pgqueue": f"{text};",
+        "no signal": f"{text.replace(ring[0], 'SELECT NULL AS rang')};",
+        "NOTIFY each": f"{text.replace(ring[0], notify)};",
     }
 
 
-def pgbench(program: str, server: EmbeddedServer, script: Path, seconds: int) -> float:
+def pgbench(program: str, server: Cluster, script: Path, seconds: int) -> float:
     """Transactions a second."""
     url = conninfo_to_dict(server.url)
     command = [program, "-n", "-M", "prepared", "-c", str(PRODUCERS), "-j", "2", "-T", str(seconds), "-f", str(script)]
     command += ["-h", str(url["host"]), "-p", str(url.get("port", 5432)), "-U", str(url["user"]), str(url["dbname"])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"tps = ([\d.]+)", done.stdout)
-    assert found is not None, done.stdout
-    return float(found[1])
-
-
-if __name__ == "__main__":
-    common.main(bench)
+    return float(found[1]) if found else 0.0  # not one transaction came to its end: it prints no rate

@@ -24,10 +24,11 @@ from uuid import uuid4
 import common
 import enqueue
 import psycopg
-from idle import cpu_seconds
+from cluster import Cluster
+from measure import cpu_seconds, server_cpu
 
 from pgqueue import Queue, db, store
-from pgqueue.embedded import EmbeddedServer, find_binaries
+from pgqueue.embedded import find_binaries
 from pgqueue.store.statement import Bell
 from pgqueue.store.workers import Capability, Registration
 
@@ -73,7 +74,7 @@ HEAD = (
 class Meter:
     """WAL and CPU from its making on."""
 
-    def __init__(self, server: EmbeddedServer, leaders: Sequence[int] = (), workers: Sequence[int] = ()) -> None:
+    def __init__(self, server: Cluster, leaders: Sequence[int] = (), workers: Sequence[int] = ()) -> None:
         self._server = server
         self._pids = (leaders, workers)
         self._before = self._now()
@@ -134,7 +135,7 @@ def fleet(number: int, jobs: int, seconds: float) -> Point:
 
 
 def run(
-    server: EmbeddedServer, jobs: int, types: int, seconds: float, leader: int, workers: Sequence[int] = ()
+    server: Cluster, jobs: int, types: int, seconds: float, leader: int, workers: Sequence[int] = ()
 ) -> tuple[float, int, float, float, float, float]:
     """Jobs a second, how many ran, and what one cost; until none is left or the time is over."""
     common.wait_until(server.url, "SELECT count(*) > 0 FROM pgqueue.workers WHERE NOT dead")
@@ -150,9 +151,7 @@ def run(
     return number / span, number, wal / number, of_server, of_leader, of_workers
 
 
-def fill(
-    server: EmbeddedServer, jobs: int, types: int, leaders: Sequence[int] = (), workers: Sequence[int] = ()
-) -> Meter:
+def fill(server: Cluster, jobs: int, types: int, leaders: Sequence[int] = (), workers: Sequence[int] = ()) -> Meter:
     """So many pending jobs, seen at once; what is measured begins when they are."""
     with psycopg.connect(server.url) as connection:
         connection.execute(FILL.encode(), {"jobs": jobs, "types": types})
@@ -161,7 +160,7 @@ def fill(
     return meter
 
 
-def enqueued(server: EmbeddedServer, seconds: float) -> tuple[float, float, float]:
+def enqueued(server: Cluster, seconds: float) -> tuple[float, float, float]:
     """Jobs a second that eight threads enqueue one at a time; bytes of WAL and µs of the server's CPU of one."""
     with Queue(server.url) as queue:
         queue.enqueue("noop")
@@ -170,17 +169,6 @@ def enqueued(server: EmbeddedServer, seconds: float) -> tuple[float, float, floa
         wal, cpu, *_ = meter.read()
     number = rate * seconds
     return rate, wal / number, 1e6 * cpu / number
-
-
-def server_cpu(server: EmbeddedServer) -> float:
-    """Seconds of CPU of the postmaster and all it ever started."""
-    postmaster = server.pid() or 0
-    ended = Path(f"/proc/{postmaster}/stat").read_text().rpartition(")")[2].split()[13:15]
-    total = cpu_seconds(postmaster) + sum(map(int, ended)) / os.sysconf("SC_CLK_TCK")
-    for child in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split():
-        with contextlib.suppress(FileNotFoundError):  # it ends just now
-            total += cpu_seconds(int(child))
-    return total
 
 
 @contextlib.contextmanager

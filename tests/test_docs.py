@@ -159,6 +159,13 @@ def test_the_command_reference_is_what_the_commands_print() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_page_of_figures_is_what_the_benches_saved() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench/document.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_make_targets_that_documents_name_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert targets >= {"help", "demo", "test", "soak", "check", "fix", "bench", "docs"}
@@ -173,7 +180,7 @@ def test_make_help_lists_every_target_and_make_calls_the_scripts() -> None:
         return subprocess.check_output(["make", "--no-print-directory", "-C", str(ROOT), *arguments], text=True)
 
     listed = re.findall(r"^make ([\w-]+) ", make(), re.MULTILINE)
-    targets = "help demo example-logistics test soak chaos check fix formal bench docs"
+    targets = "help demo example-logistics test soak chaos check fix formal bench bench-peers bench-docs docs"
     assert listed == targets.split()
     assert make("-n", "test", "ARGS=-k leader").strip() == "sh scripts/test -k leader"
     assert make("-n", "demo").strip() == "sh scripts/demo"

@@ -7,7 +7,6 @@ the test, under the settings of the sessions that run them.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ import conftest
 import psycopg
 import pytest
 from database_pool import DatabasePool
+from plan_tools import TYPES, indexes, literal, plan, prepared
 
-from pgqueue import Job, JobState, NewJob, Queue, db, sql, store
+from pgqueue import Job, JobState, NewJob, Queue, db, store
 from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.outcome import Outcome
 from pgqueue.store import Statement
@@ -28,45 +28,6 @@ from pgqueue.worker.completer import SESSION
 
 ROWS = 200_000
 WORKER = UUID("11111111-1111-1111-1111-111111111111")
-TYPES = {  # of the blocks' parameters, as psycopg sends them or the blocks cast them
-    "epoch": "bigint",
-    "ids": "bigint[]",
-    "limit": "bigint",
-    "worker_id": "uuid",
-}
-
-
-def prepared(name: str) -> tuple[str, list[str]]:
-    """The block with $n for each %(name)s, and the names in order: what the server is sent."""
-    names: list[str] = []
-
-    def number(match: re.Match[str]) -> str:
-        if match[1] not in names:
-            names.append(match[1])
-        return f"${names.index(match[1]) + 1}"
-
-    return re.sub(r"%\((\w+)\)s", number, sql.load(name)).replace("%%", "%"), names
-
-
-def literal(value: object) -> str:
-    if isinstance(value, list):
-        return "'{" + ",".join("NULL" if item is None else json.dumps(str(item)) for item in value) + "}'"
-    return "NULL" if value is None else f"'{value}'"
-
-
-def plan(connection: psycopg.Connection, statement: Statement[object]) -> str:
-    """EXPLAIN EXECUTE of the prepared block under a generic plan."""
-    text, names = prepared(statement.name)
-    types = ", ".join(TYPES.get(name, "unknown") for name in names)
-    connection.execute("DEALLOCATE ALL")
-    connection.execute(f"PREPARE it{f' ({types})' if names else ''} AS {text}".encode())
-    values = ", ".join(literal(statement.params[name]) for name in names)
-    rows = connection.execute(f"EXPLAIN EXECUTE it{f' ({values})' if names else ''}".encode()).fetchall()
-    return "\n".join(row[0] for row in rows)
-
-
-def indexes(text: str) -> set[str]:
-    return set(re.findall(r"using (\w+)", text)) | set(re.findall(r"Bitmap Index Scan on (\w+)", text))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +51,7 @@ def full(migrated: DatabasePool) -> Iterator[str]:
 
 
 def settings_of(open_session: str) -> list[tuple[str, str]]:
-    """What a dispatcher's session of this kind is set to, read from a real one."""
+    """What a dispatcher's session of this kind sets for its plans, read from a real one."""
 
     async def read(dsn: str) -> list[tuple[str, str]]:
         connection = await getattr(Sessions(dsn, uuid4(), 3.0), open_session)()
@@ -109,7 +70,6 @@ def settings_of(open_session: str) -> list[tuple[str, str]]:
 @pytest.fixture
 def session(full: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(full, autocommit=True) as connection:
-        connection.execute("SET plan_cache_mode = force_generic_plan")
         yield connection
 
 
@@ -166,6 +126,11 @@ def test_dispatch_reads_the_lane_index_in_order_and_stops_at_its_quota(session, 
     assert "ROW(priority, run_at, id) > " in condition, "the low-water mark is where the scan begins, not a filter"
 
 
+@pytest.mark.parametrize("kind", ["dispatch", "completion", "maintenance"])
+def test_the_sessions_of_the_hot_statements_pin_their_plans(kind):
+    assert ("plan_cache_mode", "force_generic_plan") in settings_of(kind)
+
+
 def test_a_dispatch_to_several_workers_gives_each_its_slots_and_tells_it_once(full, session):
     as_session(session, "dispatch")
     lanes = [Lane("q0", "t2"), Lane("q1", "t2")]
@@ -218,6 +183,31 @@ def test_the_keys_of_a_lane_are_found_by_probes_of_the_key_lane_index(session):
 def test_expired_jobs_are_found_by_their_index(session, statement):
     text = plan(as_session(session, "maintenance"), statement)
     assert "jobs_expiring" in indexes(text), text
+
+
+def test_jobs_told_to_stop_are_found_by_their_index(session):
+    text = plan(as_session(session, "maintenance"), store.jobs.lock_cancelled(100))
+    assert indexes(text) == {"jobs_cancel_requested"}, text
+    text = plan(as_session(session, "completion"), store.jobs.cancel_requests(WORKER))
+    assert indexes(text) <= {"jobs_cancel_requested", "jobs_processing"}, text
+    assert "Seq Scan" not in text, text
+
+
+def test_what_a_worker_holds_is_read_by_the_processing_index(session):
+    text = plan(as_session(session, "completion"), store.jobs.assigned(WORKER))
+    assert indexes(text) == {"jobs_processing"}, text
+    assert "Seq Scan" not in text, text
+
+
+def test_runs_are_looked_at_by_primary_key(session):
+    overdue = [(number, 1, 10.0) for number in range(1, 200)]
+    for kind, statement in (
+        ("maintenance", store.jobs.stale_by_timeout(overdue)),
+        ("completion", store.jobs.lock_run(5, 1, WORKER)),
+    ):
+        text = plan(as_session(session, kind), statement)
+        assert indexes(text) == {"jobs_pkey"}, text
+        assert "Seq Scan" not in text, text
 
 
 def test_unknown_types_are_found_by_the_lane_index(session):

@@ -77,8 +77,9 @@ class Sessions:
         return await self._open("statement_timeout = 0", "lock_timeout = 0")
 
     async def maintenance(self) -> db.AsyncConnection:
-        """Promotion, reaping, partitions."""
+        """Promotion, reaping, partitions: one plan, whatever the statistics, too."""
         return await self._open(
+            "plan_cache_mode = force_generic_plan",
             "enable_seqscan = off",
             f"lock_timeout = {DDL_LOCK_TIMEOUT}",
             f"statement_timeout = {DISPATCH_STATEMENT_TIMEOUT}",
