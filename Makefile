@@ -44,7 +44,7 @@ bench-peers: ## the same beside other queues, which it installs into a directory
 
 bench-docs: ## write what both saved in bench/figures into docs/performance.md
 	@sh scripts/environment dev
-	@.venv/bin/python bench/document.py
+	@.venv/bin/python bench/performance_page.py
 
 docs: ## write docs/cli.md from the commands' help, docs/reliability.md from reports of runs
 	@sh scripts/environment dev

@@ -44,7 +44,7 @@ def test_a_bar_is_a_ratio_round_by_round(bench):
 
 
 def test_the_page_has_each_figure_with_its_command_and_says_what_was_not_run(bench, tmp_path):
-    import document
+    import performance_page
     from results import Record, load, machine, save
 
     cost = {"worker_cpu_us": 21.0, "server_cpu_us": 30.0, "wal_bytes": 700, "commits": 0.02, "peak_mib": 66.0}
@@ -63,8 +63,8 @@ def test_the_page_has_each_figure_with_its_command_and_says_what_was_not_run(ben
         missing={"third": "npm is not installed"},
     )
     own, others = load(tmp_path / "own.json"), load(tmp_path / "peers.json")
-    empty = f"# Page\n\n{document.BEGIN}{document.END}\nthe rest\n"
-    text = document.page(empty, own, others)
+    empty = f"# Page\n\n{performance_page.BEGIN}{performance_page.END}\nthe rest\n"
+    text = performance_page.page(empty, own, others)
     assert text.startswith("# Page\n")
     assert text.endswith("\nthe rest\n")
     assert "| S3: drain | pgqueue `500` | 20 000 (10 000 … 30 000) jobs/s | 21 | 30 | 700 | 0.020 | 66 |" in text
@@ -72,5 +72,5 @@ def test_the_page_has_each_figure_with_its_command_and_says_what_was_not_run(ben
     assert "| idle leader, CPU | 0.5 % | < 1 % |" in text
     assert "| 20 000 (10 000 … 30 000) | failed |" in text
     assert "Not measured: third (npm is not installed)." in text
-    assert document.page(text, own, others) == text, "writing it again changes nothing"
-    assert document.page(text, None, None).count("not run") == len(document.NAMES) + 3
+    assert performance_page.page(text, own, others) == text, "writing it again changes nothing"
+    assert performance_page.page(text, None, None).count("not run") == len(performance_page.NAMES) + 3

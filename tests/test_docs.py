@@ -161,7 +161,10 @@ def test_the_command_reference_is_what_the_commands_print() -> None:
 
 def test_the_page_of_figures_is_what_the_benches_saved() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "bench/document.py"), "--check"], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "bench/performance_page.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
