@@ -66,9 +66,10 @@ def test_a_viewer_sees_no_act_and_no_payload_and_a_forged_form_is_403(chromium, 
 
 def test_an_operator_acts_on_jobs_without_seeing_what_is_in_them_and_sets_no_rules(chromium, own, queue):
     jobs = [queue.enqueue("mail", {"body": SECRET}, delay=3600) for _ in range(2)]
+    bob, eve = add_token(own.dsn, "bob", "read", "control"), add_token(own.dsn, "eve", "read", "payload")
     with opened(chromium, own) as page:
         page.goto(f"/jobs/{jobs[0].id}")
-        sign_in(page, add_token(own.dsn, "bob", "read", "control"))
+        sign_in(page, bob)
         assert "bob (operator)" in page.locator(".who").inner_text()
         assert SECRET not in page.content()
         page.once("dialog", lambda dialog: dialog.accept())
@@ -79,7 +80,7 @@ def test_an_operator_acts_on_jobs_without_seeing_what_is_in_them_and_sets_no_rul
         assert posted(page, "/types/mail/pause") == 200
         page.context.clear_cookies()
         page.goto(f"/jobs/{jobs[1].id}")
-        sign_in(page, add_token(own.dsn, "eve", "read", "payload"))
+        sign_in(page, eve)
         assert SECRET in page.locator("#payload").inner_text()
         assert page.locator("main form[method=post] button").count() == 0
 
