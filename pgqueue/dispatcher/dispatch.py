@@ -70,6 +70,9 @@ class Dispatch(Service):
         events: the bus.
         on_due: told at each scan how many seconds the next scheduled job is away.
         on_trouble: called when the term should end.
+
+    Attributes:
+        full: no worker has a free slot.
     """
 
     name = "dispatch"
@@ -104,7 +107,7 @@ class Dispatch(Service):
         self._events = events
         self._on_due = on_due
         self._on_trouble = on_trouble
-        self._full = False
+        self.full = False
         self._linger_until = self._next_linger = 0.0
         self._uncertain = False
         self._buckets = buckets
@@ -137,8 +140,8 @@ class Dispatch(Service):
             await self._scan()
         if await self._step() or await self._find_slots():
             return 0.0
-        self._full = not self._placement.any_free()
-        if self._full:
+        self.full = not self._placement.any_free()
+        if self.full:
             await self._doze(self._poll_interval)
         elif await self._lingered():
             return 0.0
@@ -153,7 +156,7 @@ class Dispatch(Service):
 
     def freed(self) -> None:
         """Slots came free: matters where work was waiting for them, and not where what waits is full all the same."""
-        if self._full or self._planner.any_room():
+        if self.full or self._planner.any_room():
             self.wake()
 
     def heard_of_workers(self, *, joined: bool) -> None:

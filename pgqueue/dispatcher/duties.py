@@ -118,9 +118,10 @@ class Duties:
         return self._dispatch.trouble(limit)
 
     def rung(self) -> None:
-        """An enqueue rang."""
+        """An enqueue rang. The scan that follows tells of the next due time; without free slots none may come soon."""
         self._dispatch.wake()
-        self._promoter.wake()
+        if self._dispatch.full:
+            self._promoter.wake()
 
     def changed(self) -> None:
         """Something was configured: read it again."""
