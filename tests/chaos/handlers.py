@@ -38,10 +38,6 @@ class Told(logging.Filter):
         return record.levelno > logging.DEBUG or STALE in record.getMessage()
 
 
-logging.getLogger("pgqueue.worker.completer").setLevel(logging.DEBUG)
-logging.getLogger("pgqueue.worker.completer").addFilter(Told())
-
-
 class Effects:
     """Writes the effects of all handlers of this process, those of one moment in one transaction.
 
@@ -90,7 +86,10 @@ def _tell(batch: list[tuple[Job, asyncio.Future[None]]], error: Exception | None
 
 @registry.resource("effects")
 async def effects() -> AsyncIterator[Effects]:
-    """What handlers write their effects with."""
+    """What handlers write their effects with; in the processes that run them the completer's log is filtered."""
+    completer = logging.getLogger("pgqueue.worker.completer")
+    completer.setLevel(logging.DEBUG)
+    completer.addFilter(Told())
     made = Effects(os.environ[EFFECTS])
     running = asyncio.create_task(made.run())
     yield made
