@@ -21,7 +21,7 @@ def dispatch(
     `notified`: the types whose ends people are told of: their jobs are followed from here on.
     """
     params = {**_quotas(quotas), "worker_id": worker_id, "epoch": epoch, "notified": list(notified)}
-    return Statement("jobs.dispatch", params, lambda rows: _dispatched(rows, worker_id, epoch))
+    return Statement("jobs.dispatch", params, lambda rows: [_dispatched(row, worker_id, epoch) for row in rows])
 
 
 def dispatch_alone(quota: LaneQuota, worker_id: UUID, epoch: int, notified: Sequence[str] = ()) -> Statement[list[Job]]:
@@ -35,7 +35,7 @@ def dispatch_alone(quota: LaneQuota, worker_id: UUID, epoch: int, notified: Sequ
         "epoch": epoch,
         "notified": list(notified),
     }
-    return Statement("jobs.dispatch_alone", params, lambda rows: _dispatched(rows, worker_id, epoch))
+    return Statement("jobs.dispatch_alone", params, lambda rows: [_dispatched(row, worker_id, epoch) for row in rows])
 
 
 def dispatch_to_workers(
@@ -94,16 +94,13 @@ def _quotas(quotas: Sequence[LaneQuota]) -> dict[str, Any]:
 
 
 def _assigned(rows: list[Row]) -> list[Job]:
-    return [job for row in rows for job in _dispatched([row], row[20], row[21])]
+    return [_dispatched(row, row[20], row[21]) for row in rows]
 
 
-def _dispatched(rows: list[Row], worker_id: UUID, epoch: int) -> list[Job]:
-    return [
-        Job(
-            row[0], row[1], row[2], row[3], JobState.PROCESSING, row[4], row[5], row[6], row[7], row[8],
-            row[9], row[10], row[11], None, worker_id, epoch, row[12], row[13], None, None,
-            json.loads(row[14]) if row[14] else [], False, False, None, row[18], row[15], row[16],
-            json_of(row[17]) if row[17] else None, None, split_tags(row[19]) if row[19] else [],
-        )
-        for row in rows
-    ]  # fmt: skip
+def _dispatched(row: Row, worker_id: UUID, epoch: int) -> Job:
+    return Job(
+        row[0], row[1], row[2], row[3], JobState.PROCESSING, row[4], row[5], row[6], row[7], row[8],
+        row[9], row[10], row[11], None, worker_id, epoch, row[12], row[13], None, None,
+        json.loads(row[14]) if row[14] else [], False, False, None, row[18], row[15], row[16],
+        json_of(row[17]) if row[17] else None, None, split_tags(row[19]) if row[19] else [],
+    )  # fmt: skip

@@ -126,7 +126,7 @@ def copy_line(job: EncodedJob, job_id: int, now: datetime, now_text: str) -> tup
     return line, state, run_at
 
 
-def simple_line(new: NewJob, job_id: int, now: datetime, now_text: str, max_payload_bytes: int) -> tuple[str, Job]:
+def simple_line(max_payload_bytes: int, new: NewJob, job_id: int, now: datetime, now_text: str) -> tuple[str, Job]:
     """The row of a job that is `simple`, checked, and the job it makes: what `encode` and `copy_line` do, in one."""
     job_type = validation.check_name(new.type, "job type")
     queue = DEFAULT_QUEUE if new.queue is None else validation.check_name(new.queue, "queue")
