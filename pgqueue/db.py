@@ -1,4 +1,4 @@
-"""Connections and pools: `run`, `arun` execute a `Statement`; the only rooms that name a driver are this and callers.
+"""Connections and pools: `run`, `arun` execute a `Statement`; only this, pipeline and callers name a driver.
 
 Owns how pgqueue connects (time-outs, keepalives, application_name), the pools behind Queue and AsyncQueue, the
 pipelined fenced batch, and the translation of driver errors into pgqueue's. Opens nothing before first use.
@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from pgqueue import sql, store
+from pgqueue import pipeline, sql, store
 from pgqueue.config import mask_password
 from pgqueue.errors import (
     ConfigurationError,
@@ -161,17 +161,13 @@ async def arun_together(connection: AsyncConnection, statements: Sequence[Statem
     The server takes what a pipeline sends before its sync as one transaction, so a fence that raises as the first
     statement undoes and skips all that follows; each statement still sees its own snapshot.
     """
+    sent: list[tuple[bytes, Sequence[Any]]] = []
+    for statement in statements:
+        text, names = sql.numbered(statement.name, schema)
+        sent.append((text, [statement.params[name] for name in names]))
     with translated():
-        cursors = []
-        async with connection.pipeline():
-            for statement in statements:
-                cursor: psycopg.AsyncCursor[TupleRow] = psycopg.AsyncCursor(connection, row_factory=tuple_row)
-                await cursor.execute(sql.encoded(statement.name, schema), statement.params, binary=True)
-                cursors.append(cursor)
-        return [
-            statement.parse(list(await cursor.fetchall()) if cursor.description else [])
-            for statement, cursor in zip(statements, cursors, strict=True)
-        ]
+        answers = await pipeline.execute(connection, sent)
+    return [statement.parse(rows) for statement, rows in zip(statements, answers, strict=True)]
 
 
 @contextlib.contextmanager

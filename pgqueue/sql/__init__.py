@@ -14,6 +14,7 @@ from functools import cache
 from importlib.resources import files
 
 _BLOCK = re.compile(r"^-- (name|part): (\w+)[^\n]*\n", re.MULTILINE)
+_PARAMETER = re.compile(r"%\((\w+)\)s")
 _INCLUDE = "-- include: "
 _SCHEMA = re.compile(r"\bpgqueue\.(?=[a-z%])")
 
@@ -37,6 +38,14 @@ def load(name: str, schema: str = "pgqueue") -> str:
 def encoded(name: str, schema: str = "pgqueue") -> bytes:
     """The same as bytes, which psycopg takes as they are: one object a block, hashed once."""
     return load(name, schema).encode()
+
+
+@cache
+def numbered(name: str, schema: str = "pgqueue") -> tuple[bytes, tuple[str, ...]]:
+    """The same with `$1` and so on in place of the parameters, and their names in that order."""
+    names: dict[str, int] = {}
+    text = _PARAMETER.sub(lambda found: f"${names.setdefault(found[1], len(names) + 1)}", load(name, schema))
+    return text.replace("%%", "%").encode(), tuple(names)
 
 
 def _lines(table: str, block: str) -> Iterator[str]:
