@@ -1,4 +1,4 @@
-"""What a woken leader sends along with its scan: one lane's jobs, if no other lane has work."""
+"""What a woken leader tries before it scans: one lane's jobs, if no other lane has work."""
 
 from __future__ import annotations
 

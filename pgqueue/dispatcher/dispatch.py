@@ -113,6 +113,7 @@ class Dispatch(Service):
         self._buckets = buckets
         self._lanes = Lanes(configuration.per_key, configuration.ages)
         self._last_lane: Lane | None = None
+        self._usual_lane: Lane | None = None
         self._rules_version = 0
         self._doubt_buckets = False
         self._unknown = Unknown(term, schema, strict=strict_types)
@@ -173,7 +174,7 @@ class Dispatch(Service):
     def changed(self) -> None:
         """Rules or pauses are others now, and with them what is a lane: nothing in memory holds any more."""
         self._rules_version += 1
-        self._last_lane = None
+        self._last_lane = self._usual_lane = None
         self._lanes.reset(())
         self._next_scan = 0.0
         self.wake()
@@ -183,11 +184,17 @@ class Dispatch(Service):
         self._doubt_buckets = True
         self._next_scan = 0.0
 
-    async def dispatch_all(self, looked: Callable[[], None] | None = None) -> bool:
-        """Scan, call `looked`, and dispatch what may run; True if anything was dispatched."""
-        dispatched = await self._look()
-        if looked is not None:
-            looked()
+    async def dispatch_all(self, woken: Callable[[], None] | None = None) -> bool:
+        """Scan, and dispatch what may run; True if anything was dispatched.
+
+        Where the leader was just `woken`, that is called after its first round trip, and the lane that its last jobs
+        came from is tried first: most often the new one is there, and alone.
+        """
+        dispatched = woken is not None and await self._guessed()
+        if not dispatched:
+            await self._scan()
+        if woken is not None:
+            woken()
         while await self._step() or await self._find_slots():
             dispatched = True
         return dispatched
@@ -223,16 +230,13 @@ class Dispatch(Service):
         """As `wait`, for less where a remote completion in flight may not ring."""
         return await self.wait(min(seconds, self._slots.pause or seconds))
 
-    async def _look(self) -> bool:
-        """Scan, and in the same round trip dispatch from the last lane if it alone has work; True if it had."""
-        guess = None if self._last_lane is None else self._planner.guess(self._last_lane, self._batch)
-        if guess is None:
-            await self._scan()
-            return False
-        return await self._kept(self._scan(guess))
+    async def _guessed(self) -> bool:
+        """Dispatch from the lane of the last two dispatches, if it alone has work; True if it had."""
+        plan = None if self._usual_lane is None else self._planner.guess(self._usual_lane, self._batch)
+        return plan is not None and await self._kept(self._step_by(plan))
 
-    async def _scan(self, guess: Plan | None = None) -> bool:
-        """Find every lane with work and look at all of it again; True if the `guess` was right."""
+    async def _scan(self) -> None:
+        """Find every lane with work, and look at all of it again."""
         self._try()
         connection = await self._connected()
         started = clock()
@@ -241,15 +245,11 @@ class Dispatch(Service):
             buckets = await db.arun(connection, store.rate_buckets.read_buckets(), self._schema)
             self._buckets.load(buckets)
             self._doubt_buckets = False
-        scan: list[Statement[Any]] = [store.jobs.lanes(list(ageing)), store.jobs.next_due()]
+        statements: list[Statement[Any]] = [store.jobs.lanes(list(ageing)), store.jobs.next_due()]
         if look := clock() >= self._next_look:
             self._next_look = clock() + self._poll_interval
-            scan.append(store.workers.live(self._term.name))
-        jobs: list[Job] = []
-        if guess is None:
-            heads, due, *workers = await db.arun_together(connection, scan, self._schema)
-        else:
-            (heads, due, *workers), jobs = await self._claim(guess, scan)
+            statements.append(store.workers.live(self._term.name))
+        heads, due, *workers = await db.arun_together(connection, statements, self._schema)
         # A worker declares its rules before it registers: whoever sees it must know them before it gives it anything.
         if look and self._placement.refresh(workers[0]) and await self._configuration.refresh(connection):
             self.changed()
@@ -257,15 +257,12 @@ class Dispatch(Service):
             self._on_due(due)
         known, unknown = await self._heads.sort(connection, heads)
         self._lanes.reset(known if version == self._rules_version else ())
-        if guess is not None and jobs:
-            self._dispatched(guess.quotas, jobs)
-        self._scanned_empty = version == self._rules_version and not jobs
+        self._scanned_empty = version == self._rules_version
         if unknown and not self._placement.nobody and await self._unknown.meet(connection, unknown):
             self._scanned_empty = False
         took = clock() - started
         if version == self._rules_version:
             self._next_scan = clock() + min(self._poll_interval, max(SCAN_AT_LEAST, SCAN_SHARE * took))
-        return bool(jobs)
 
     async def _find_slots(self) -> bool:
         """Before a sleep: are there slots on remote workers that nobody told of?"""
@@ -291,7 +288,7 @@ class Dispatch(Service):
 
     async def _step_by(self, plan: Plan | None) -> bool:
         while plan is not None:
-            _, jobs = await self._claim(plan)
+            jobs = await self._claim(plan)
             self._dispatched(plan.quotas, jobs)
             if jobs:
                 return True
@@ -309,17 +306,17 @@ class Dispatch(Service):
             task.cancel()
             raise
 
-    async def _claim(self, plan: Plan, scan: Sequence[Statement[Any]] = ()) -> tuple[list[Any], list[Job]]:
-        """Have the server hand out what was planned; the results of a `scan` that goes along, and the jobs."""
+    async def _claim(self, plan: Plan) -> list[Job]:
+        """Have the server hand out what was planned."""
         self._try()
         began = tracing.now()
         connection = await self._connected()
-        statements: list[Statement[Any]] = [*scan, self._term.fence(), plan.dispatch]
+        statements: list[Statement[Any]] = [self._term.fence(), plan.dispatch]
         if plan.tokens:
             statements.append(store.rate_buckets.spend(self._buckets.spend(plan.tokens)))
         with self._worker.claiming() if self._worker is not None else contextlib.nullcontext():
             try:
-                results = await db.arun_together(connection, statements, self._schema)
+                _, jobs, *left = await db.arun_together(connection, statements, self._schema)
             except BaseException as error:
                 if db.may_have_committed(error):
                     self._uncertain = True
@@ -327,20 +324,20 @@ class Dispatch(Service):
                 self._doubt_buckets = True  # the server may have refused a rate's excess
                 await self._drop_connection()
                 raise
-            _, jobs, *left = results[len(scan) :]
             if left:
                 self._buckets.spent(left[0], unused(plan.tokens, jobs))
             if jobs:
                 self._hand_over(jobs, began)
         self._trying_since = None
-        return results[: len(scan)], jobs
+        return jobs  # type: ignore[no-any-return]
 
     def _dispatched(self, quotas: Sequence[LaneQuota], jobs: Sequence[Job]) -> None:
         """What the lanes are after a dispatch of these quotas gave these jobs."""
         self._lanes.dispatched(quotas, jobs)
         if jobs:
             lane = quotas[0].lane
-            self._last_lane = lane if len(quotas) == 1 and not lane.keyed and lane.level is None else None
+            before, self._last_lane = self._last_lane, lane if len(quotas) == 1 else None
+            self._usual_lane = lane if lane == before and not lane.keyed and lane.level is None else None
         now, left_some = clock(), [quota.lane for quota in quotas if quota.lane in self._lanes.stands]
         if left_some and now >= self._next_linger:
             self._linger_until = now + LINGER

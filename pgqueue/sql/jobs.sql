@@ -224,16 +224,21 @@ CROSS JOIN LATERAL (
            CAST(CAST(%(tags)s AS text) AS text[]), CAST(CAST(%(firsts)s AS text) AS integer[]))
       AS lane(queue, type, quota, priority, run_at, id, last_priority, keyed, key, strict, tags, first)
 
--- part: next_of_lane
--- What a lane gives next, at most its quota, from its low-water mark on, up to its last priority;
--- under strict order the first job of a key alone, whatever its tags, and only while none of the key is under way.
-    SELECT place FROM (
+-- part: next_of_whole_lane
+-- The first jobs of a lane whose keys are not told apart, at most its quota, from its low-water mark on, up to its last priority.
       SELECT ctid AS place FROM pgqueue.jobs
       WHERE lane.key IS NULL AND state = 'pending' AND queue = lane.queue AND type = lane.type AND tags = lane.tags
         AND keyed = lane.keyed
         AND (priority, run_at, id) > (lane.priority, lane.run_at, lane.id) AND priority <= lane.last_priority
         AND NOT cancel_requested AND (expires_at IS NULL OR expires_at > clock_timestamp())
-      ORDER BY priority, run_at, id LIMIT lane.quota FOR UPDATE SKIP LOCKED) AS whole
+      ORDER BY priority, run_at, id LIMIT lane.quota FOR UPDATE SKIP LOCKED
+
+-- part: next_of_lane
+-- What a lane gives next, at most its quota, from its low-water mark on, up to its last priority;
+-- under strict order the first job of a key alone, whatever its tags, and only while none of the key is under way.
+    SELECT place FROM (
+    -- include: next_of_whole_lane
+    ) AS whole
     UNION ALL
     SELECT place FROM (
       SELECT job.ctid AS place FROM pgqueue.jobs AS job
@@ -290,7 +295,7 @@ WITH picked AS MATERIALIZED (
 -- include: to_one_worker
 
 -- name: dispatch_alone
--- As dispatch, from one lane, and only while no other lane has work: sent along with the scan that is to tell, by a
+-- As dispatch, from one lane, and only while no other lane has work: tried before the scan that would tell, by a
 -- leader that was just woken.
 WITH lane AS MATERIALIZED (
   SELECT * FROM (VALUES (CAST(%(queue)s AS text), CAST(%(type)s AS text), CAST(%(tags)s AS text), false, CAST(NULL AS text),
@@ -303,7 +308,7 @@ WITH lane AS MATERIALIZED (
                       AND (queue, type, tags, keyed) > (lane.queue, lane.type, lane.tags, lane.keyed))
 ), picked AS MATERIALIZED (
   SELECT job.place FROM lane CROSS JOIN LATERAL (
-    -- include: next_of_lane
+    -- include: next_of_whole_lane
   ) AS job
 )
 -- include: to_one_worker
