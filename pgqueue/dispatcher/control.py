@@ -1,4 +1,4 @@
-"""The control loop: an event loop in a thread of its own, which no handler can hold up."""
+"""The control loop: an event loop in a thread of its own, which no handler can hold up; of uvloop, if installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ControlLoop:
     """Starts when made; `stop` ends it. All methods are for other threads."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = _new_loop()
         self._thread = threading.Thread(target=self._live, name="pgqueue-control", daemon=True)
         self._thread.start()
 
@@ -43,3 +43,11 @@ class ControlLoop:
             self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
