@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from own_server import own_directory, own_server
 from rich.console import Console
 from rich.table import Table
 
 from pgqueue import Inspector, Job, JobState, Queue, migrate
-from pgqueue.embedded import EmbeddedServer
 from pgqueue.errors import PgQueueError
 from pgqueue.store.leader import LeaderInfo
 
@@ -252,37 +250,6 @@ def seconds(job: Job, since: str, until: str) -> str:
     return f"{(second - first).total_seconds():.2f} s" if first and second else ""
 
 
-@contextlib.contextmanager
-def own_directory() -> Iterator[Path]:
-    """A new directory, removed at the end; as root in /tmp, for the server's account must be able to enter it."""
-    directory = Path(tempfile.mkdtemp(prefix="pgqueue-demo-", dir="/tmp" if os.geteuid() == 0 else None)).resolve()  # noqa: S108
-    try:
-        directory.chmod(0o755)
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def own_server(directory: Path) -> Iterator[str]:
-    """An embedded server in `directory`, and an environment in which everything means that one."""
-    for name in list(os.environ):
-        if name.startswith(("PG", "GIT_")) and name != "PGQUEUE_PG_BIN":
-            del os.environ[name]
-    os.chdir(directory)  # away from a pgqueue.toml
-    os.environ["PGQUEUE_EMBEDDED_ROOT"] = str(directory / "postgres")
-    os.environ["PGQUEUE_WORKSPACE_ROOT"] = str(directory)
-    os.environ["PGQUEUE_WORKER_LEASE_DURATION"] = f"{WORKER_LEASE:g}"
-    server = EmbeddedServer()
-    try:
-        server.start()
-        os.environ["PGQUEUE_DATABASE_URL"] = server.url
-        say(f"{server.describe()} (removed at the end)")
-        yield server.url
-    finally:
-        server.stop("immediate")
-
-
 def main() -> int:
     """Run the demo; the exit code."""
     parser = argparse.ArgumentParser(description="Two dispatchers, 60 jobs, a kill -9 of the leader half-way.")
@@ -292,10 +259,13 @@ def main() -> int:
     if shutil.which("git") is None:
         console.print("[red]demo: git is missing[/red]: workspaces are git repositories; install the package git")
         return 1
-    with own_directory() as directory, contextlib.ExitStack() as stack:
+    with own_directory("demo") as directory, contextlib.ExitStack() as stack:
         demo = None
         try:
-            url = stack.enter_context(own_server(directory))
+            lease = {"PGQUEUE_WORKER_LEASE_DURATION": f"{WORKER_LEASE:g}"}
+            server = stack.enter_context(own_server(directory, ("GIT_",), lease))
+            url = server.url
+            say(f"{server.describe()} (removed at the end)")
             migrate.upgrade(url)
             say("schema pgqueue migrated")
             demo = Demo(url, directory, began + arguments.seconds)

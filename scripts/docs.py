@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from generated import keep
 
 from pgqueue.cli import main as program
 
@@ -47,17 +48,5 @@ def render() -> str:
     return "".join(parts)
 
 
-def run() -> int:
-    """Write, or compare; the exit code."""
-    text = render()
-    if "--check" in sys.argv[1:]:
-        if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == text:
-            return 0
-        print("docs/cli.md differs from the commands' help: run `make docs`", file=sys.stderr)
-        return 1
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(keep(TARGET, render(), "the commands' help"))

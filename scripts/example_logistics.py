@@ -9,12 +9,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -24,9 +21,9 @@ from logistics.app import engine_of  # noqa: E402 - found by the line above
 from logistics.sample import generate  # noqa: E402
 from logistics.tables import migrate as migrate_application  # noqa: E402
 from logistics.week import Report, Week, WeekError  # noqa: E402
+from own_server import own_directory, own_server  # noqa: E402
 
 from pgqueue import Inspector, Queue, migrate  # noqa: E402
-from pgqueue.embedded import EmbeddedServer  # noqa: E402
 from pgqueue.errors import PgQueueError  # noqa: E402
 
 START_SECONDS = 60.0  # for the dispatcher to lead
@@ -34,36 +31,10 @@ STOP_SECONDS = 15.0
 LOG_LINES = 15
 
 
-@contextlib.contextmanager
-def own_directory() -> Iterator[Path]:
-    """A new directory, removed at the end; as root in /tmp, for the server's account must be able to enter it."""
-    place = "/tmp" if os.geteuid() == 0 else None  # noqa: S108
-    directory = Path(tempfile.mkdtemp(prefix="pgqueue-logistics-", dir=place)).resolve()
-    try:
-        directory.chmod(0o755)
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def own_server(directory: Path) -> Iterator[str]:
-    """An embedded server in `directory`, which everything started here means."""
-    for name in list(os.environ):
-        if name.startswith(("PG", "LOGISTICS_")) and name != "PGQUEUE_PG_BIN":
-            del os.environ[name]
-    os.chdir(directory)  # away from a pgqueue.toml
-    os.environ["PGQUEUE_EMBEDDED_ROOT"] = str(directory / "postgres")
-    os.environ["PGQUEUE_WORKSPACE_ROOT"] = str(directory)
-    os.environ["LOGISTICS_TEMPORARY"] = str(directory / "temporary")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
-    server = EmbeddedServer()
-    try:
-        server.start()
-        os.environ["PGQUEUE_DATABASE_URL"] = server.url
-        yield server.url
-    finally:
-        server.stop("immediate")
+def settings(directory: Path) -> dict[str, str]:
+    """What the application reads."""
+    path = os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
+    return {"LOGISTICS_TEMPORARY": str(directory / "temporary"), "PYTHONPATH": path}
 
 
 class Dispatcher:
@@ -124,10 +95,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the sample data (default: 1)")
     parser.add_argument("--lanes", type=int, default=24, help="how many are planted (default: 24)")
     arguments = parser.parse_args()
-    with own_directory() as directory, contextlib.ExitStack() as stack:
+    with own_directory("logistics") as directory, contextlib.ExitStack() as stack:
         dispatcher = None
         try:
-            url = stack.enter_context(own_server(directory))
+            url = stack.enter_context(own_server(directory, ("LOGISTICS_",), settings(directory))).url
             engine = engine_of(url)
             stack.callback(engine.dispose)
             migrate.upgrade(url)

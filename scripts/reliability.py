@@ -15,6 +15,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from generated import keep
+
 DOCS = Path(__file__).parents[1] / "docs"
 TARGET = DOCS / "reliability.md"
 CATALOGUE = DOCS / "reliability.toml"
@@ -188,17 +190,5 @@ def document() -> str:
     return render(catalogue, chaos, read_figures(DOCS / "figures.jsonl"), bloat)
 
 
-def run() -> int:
-    """Write, or compare; the exit code."""
-    text = document()
-    if "--check" in sys.argv[1:]:
-        if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == text:
-            return 0
-        print("docs/reliability.md differs from what it is written from: run `make docs`", file=sys.stderr)
-        return 1
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(keep(TARGET, document(), "what it is written from"))

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -17,6 +18,9 @@ CATALOGUE = tomllib.loads((ROOT / "docs/reliability.toml").read_text(encoding="u
 FAULTS = 59
 """How many kinds of faults are known from others' queues; after them come their incidents."""
 JUDGED_BESIDES = {"not_drained_in_time", "process_ended"}
+
+
+sys.path.append(str(ROOT / "scripts"))  # its neighbours, as when it is run
 
 
 def writer():
