@@ -1,7 +1,8 @@
 """Every bench: `python bench/run.py [NAME …] [--quick] [--json FILE]`, which is `make bench ARGS="…"`.
 
-NAME is a scenario (S1 … S10; S5 is both its sizes) or another bench (idle, memory, enqueue, limits, scale); without one
-all run. The server is durable (fsync on). Each line: median, least and most of the repeats, and what one job cost.
+NAME is a scenario (S1 … S10; S5 is both its sizes) or another bench (idle, memory, enqueue, limits, where, scale);
+without one all run. The server is durable (fsync on). Each line: median, least and most of the repeats, and what a job
+cost.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from contender import PGQUEUE, PLAIN, Contender
 from results import Bar, Record, command, held, machine, machine_line, said, save
 from scenarios import SCENARIOS, Field
 
-OTHERS = ("idle", "memory", "enqueue", "limits", "scale", "web", "bloat")
+OTHERS = ("idle", "memory", "enqueue", "limits", "where", "scale", "web", "bloat")
 REMOTE = Contender("remote worker", PGQUEUE.command, PGQUEUE.left, idle=f"{PGQUEUE.idle},fleet", only=("S4",))
 CONTENDERS = (PGQUEUE, PLAIN, REMOTE)
 BARS = (
