@@ -5,9 +5,11 @@ from __future__ import annotations
 import psycopg
 import pytest
 from family_tools import Family
-from support import finished
+from support import eventually, finished
 
 from pgqueue import Inspector, JobFilter, NewJob, db, store
+
+MISSED = 300
 
 
 @pytest.fixture
@@ -115,6 +117,24 @@ def test_a_new_leader_sweeps(queue, started, registry, sql):
     assert queue.get(child.id).state == "waiting"
     started(registry)
     assert finished(queue, child).reason == "parent_failed"
+
+
+def test_however_much_was_missed_the_sweep_holds_the_leader_s_row_for_moments_only(queue, started, registry, sql):
+    parents = queue.enqueue_many([NewJob("ok", delay=3600)] * MISSED)
+    queue.enqueue_many([NewJob("ok", after=[parent]) for parent in parents])
+    sql("UPDATE pgqueue.jobs SET followed = false")
+    queue.cancel_many(JobFilter(state="scheduled"))
+    started(registry)
+    held = []
+
+    def swept() -> bool:
+        ages = sql("SELECT extract(epoch FROM clock_timestamp() - xact_start)::float8 FROM pg_stat_activity "
+                   "WHERE query LIKE 'SELECT pgqueue.sweep%' AND state = 'active'")  # fmt: skip
+        held.extend(age for (age,) in ages)
+        return sql("SELECT count(*) FROM pgqueue.jobs WHERE state = 'waiting'") == [(0,)]
+
+    eventually(swept)
+    assert 0 < max(held) < 1.0, "seconds; all of them in one transaction take longer"
 
 
 def test_a_child_that_somebody_holds_does_not_hold_up_its_parent_s_end(queue, dsn, sql, started, registry):
