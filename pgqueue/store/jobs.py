@@ -226,7 +226,13 @@ def write_progress(reports: Sequence[Progress], worker_ids: Sequence[UUID]) -> S
 def put_back(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> Statement[dict[int, bool]]:
     """Give runs another chance; the result is the ids that were put back: True where a key is to be taken again."""
     params = {
-        **_fences(outcomes, worker_ids),
+        "ids": [outcome.id for outcome in outcomes],
+        "attempts": [outcome.attempt for outcome in outcomes],
+        "states": [outcome.state.value for outcome in outcomes],
+        "reasons": [outcome.reason.value if outcome.reason else None for outcome in outcomes],
+        "errors": [json.dumps(outcome.error) if outcome.error else None for outcome in outcomes],
+        "losts": [outcome.lost for outcome in outcomes],
+        "worker_ids": [str(worker_id) for worker_id in worker_ids],
         "delays": [outcome.delay for outcome in outcomes],
         "released": [outcome.released for outcome in outcomes],
     }
@@ -236,18 +242,6 @@ def put_back(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> Stateme
 def retake_keys(ids: Sequence[int]) -> Statement[list[int]]:
     """Jobs put back take their unique keys again where they are free; the result is those that did."""
     return Statement("jobs.retake_keys", {"ids": list(ids)}, scalar)
-
-
-def _fences(outcomes: Sequence[Outcome], worker_ids: Sequence[UUID]) -> dict[str, Any]:
-    return {
-        "ids": [outcome.id for outcome in outcomes],
-        "attempts": [outcome.attempt for outcome in outcomes],
-        "states": [outcome.state.value for outcome in outcomes],
-        "reasons": [outcome.reason.value if outcome.reason else None for outcome in outcomes],
-        "errors": [json.dumps(outcome.error) if outcome.error else None for outcome in outcomes],
-        "losts": [outcome.lost for outcome in outcomes],
-        "worker_ids": [str(worker_id) for worker_id in worker_ids],
-    }
 
 
 def numbers(values: Sequence[int | None]) -> str:
