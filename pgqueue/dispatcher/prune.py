@@ -6,9 +6,11 @@ waits 100 ms at most and tries again an hour later. DDL never runs in a fenced t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from pgqueue import store
+from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.service import Service
@@ -17,7 +19,8 @@ from pgqueue.errors import DatabaseError, DatabaseUnavailableError
 logger = logging.getLogger(__name__)
 
 INTERVAL = 3600.0  # seconds
-PAGE = 1000  # dependencies looked at in one fenced transaction
+PAGE = 1000  # dependencies looked at in one fenced transaction; after it comes a pause of
+PAUSE = 9  # times what it took
 FIRES = 5000  # records of fires that one transaction forgets
 
 
@@ -40,7 +43,6 @@ class Pruner(Service):
             store.unique_keys.forget_keys(),
             store.leader.forget_elections(self._settings.leader_name),
         )
-        await self._forget_dependencies()
         forget = store.inbox.forget(self._settings.retention_notifications)
         while (await self._maintenance.fenced(forget))[0]:
             pass
@@ -64,12 +66,17 @@ class Pruner(Service):
                 raise
             except DatabaseError as error:
                 logger.info("history: %s is in use, tried again later: %s", leaf, error)
+        await self._forget_dependencies()
         return INTERVAL
 
     async def _forget_dependencies(self) -> None:
+        """Page by page, with pauses: there are many, all are looked at, and every term begins with this."""
         last: tuple[int, int] | None = (0, 0)
         while last is not None:
+            began = clock()
             (last,) = await self._maintenance.fenced(store.dependencies.forget(*last, PAGE))
+            if last is not None:
+                await asyncio.sleep(PAUSE * (clock() - began))
 
     async def _forget_fires(self, seconds: float) -> int:
         """Forget a batch of fires of schedules; as old as the completed jobs that go with them."""
