@@ -26,7 +26,7 @@ def with_connection(dsn, use, **options):
 
 
 def prepared(connection):
-    return pipeline.execute(connection, [(b"SELECT statement FROM pg_prepared_statements", [])])
+    return pipeline.execute(connection, [(b"SELECT statement FROM pg_prepared_statements ORDER BY 1", [])])
 
 
 def test_each_statement_gives_its_rows_and_they_are_one_transaction(dsn):
