@@ -24,9 +24,9 @@ SESSIONS = (
     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
 DOES = {
-    "DELETE FROM pgqueue.jobs": "completes",
-    "UPDATE pgqueue.jobs": "dispatches",
-    "ring_slots": "completes",
+    "WITH picked AS": "dispatches",
+    "WITH outcome AS": "completes",
+    "pg_try_advisory_xact_lock": "completes, and rings",
     "id = ANY": "reads what it was told of",
 }
 
