@@ -17,6 +17,7 @@ import psycopg
 from cluster import Cluster
 from common import Row
 from contender import PGQUEUE, Process, stop_all
+from scenarios import Field
 
 SHOWN = 0.5  # microseconds of a job; what takes less is not shown
 SESSIONS = (
@@ -42,10 +43,8 @@ def bench(quick: bool) -> list[Row]:
 
 
 def _drained(cluster: Cluster, jobs: int, settings: list[str]) -> Iterator[tuple[str, str]]:
-    url = PGQUEUE.fresh(cluster)
-    PGQUEUE.load(url, jobs)
+    url = Field(cluster).loaded(PGQUEUE, jobs, analysed=True)
     with psycopg.connect(url, autocommit=True) as connection, tempfile.TemporaryDirectory() as directory:
-        connection.execute("VACUUM ANALYZE")
         processes = [PGQUEUE.start(url, one, Path(directory), number) for number, one in enumerate(settings)]
         try:
             yield from _measured(connection, processes, jobs)

@@ -33,7 +33,8 @@ class Doorbell:
         sessions: makes the session.
         schema: pgqueue's schema.
         bell: lock and channel.
-        dispatch_all: scans, calls what it is given, if anything, and dispatches; True if anything was dispatched.
+        dispatch_all: scans and dispatches; True if anything was dispatched. What it is given, if anything, says that
+            the leader was just woken, and is called after its first round trip.
         wait: waits for a wake or the given seconds; True if woken.
     """
 
