@@ -74,6 +74,7 @@ class Watch:
         self._most = most
         self.seen: dict[int, int] = {}
         self.epochs: list[int] = []
+        self.sizes: list[tuple[float, int]] = []
         self._from = 0
 
     def look(self) -> None:
@@ -82,6 +83,7 @@ class Watch:
             self._load.held = self._fleet.sql("SELECT count(*) FROM pgqueue.jobs")[0][0] > self._most
             self.epochs += [row[0] for row in self._fleet.sql("SELECT epoch FROM pgqueue.leader")]
             seen = "SELECT id, attempt FROM pgqueue.finished_jobs WHERE id > %s ORDER BY id"
+            self.sizes.append((time.time(), self._fleet.sql("SELECT pg_relation_size('pgqueue.jobs')")[0][0]))
             rows = self._fleet.sql(seen, self._from - LOOK_BACK)
             self.seen |= dict(rows)
             self._from = max([self._from, *(row[0] for row in rows[-1:])])
@@ -135,6 +137,7 @@ class Run:
                 if self._ended:
                     verdict.examples["process_ended"] = self._ended
                 return self._told(connection, began, load, verdict, drained) | {
+                    "minutes": _minutes(connection, began, watch.sizes),
                     "stale_completions_rejected": stale,
                     "stale_leader_writes_refused": self._refused(),
                 }
@@ -245,6 +248,23 @@ class Run:
         """Writes of leaders that led no more, as the server logged them."""
         files = [self._server.log_file, self._server.log_file.with_name("server.log.1")]
         return sum(one.read_text(errors="replace").count("ERROR:  not leader") for one in files if one.exists())
+
+
+def _minutes(
+    connection: psycopg.Connection[Any], began: datetime, sizes: list[tuple[float, int]]
+) -> list[dict[str, Any]]:
+    """Of each minute of the run: what came, what was done, how long it waited, how large the jobs' table was."""
+    return [
+        {
+            "minute": minute,
+            "enqueued": enqueued,
+            "dispatched": dispatched,
+            "ended": ended,
+            "p99": None if p99 is None else round(p99, 2),
+            "jobs_bytes": max((size for at, size in sizes if (at - began.timestamp()) // 60 == minute), default=None),
+        }
+        for minute, enqueued, dispatched, ended, p99 in oracle.figures(connection, "minutes", at=began)
+    ]
 
 
 def _worst(seconds: list[float | None]) -> float | None:

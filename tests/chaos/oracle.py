@@ -86,4 +86,9 @@ def judge(connection: psycopg.Connection[Any]) -> Verdict:
 
 def figure(connection: psycopg.Connection[Any], name: str, **parameters: object) -> tuple[Any, ...]:
     """One row of figures."""
-    return connection.execute(FIGURES[name].encode(), parameters or None).fetchone() or ()
+    return next(iter(figures(connection, name, **parameters)), ())
+
+
+def figures(connection: psycopg.Connection[Any], name: str, **parameters: object) -> list[tuple[Any, ...]]:
+    """All rows of figures."""
+    return connection.execute(FIGURES[name].encode(), parameters or None).fetchall()

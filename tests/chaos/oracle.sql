@@ -133,3 +133,15 @@ WHERE became = 'processing' AND worker_id = ANY(%(workers)s) AND at <= CAST(%(at
 -- Jobs that ended, dispatches, runs lost with their worker, epochs.
 SELECT (SELECT count(*) FROM pgqueue.finished_jobs), (SELECT count(*) FROM chaos.moves WHERE became = 'processing'),
        (SELECT coalesce(sum(losses), 0) FROM pgqueue.finished_jobs), (SELECT count(*) FROM chaos.epochs)
+
+-- figure: minutes
+-- Of each minute since the begin: jobs enqueued, dispatches, jobs that ended, and the 99th percentile of the seconds from
+-- the enqueue, in that minute, of a job that could run at once to its first dispatch.
+WITH began AS (SELECT job_id, min(at) AS at FROM chaos.moves WHERE became = 'processing' GROUP BY job_id)
+SELECT CAST(floor(extract(epoch FROM move.at - CAST(%(at)s AS timestamptz)) / 60) AS integer),
+       count(*) FILTER (WHERE was = 'new'), count(*) FILTER (WHERE became = 'processing'),
+       count(*) FILTER (WHERE became = 'gone'),
+       percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM began.at - move.at)::float8)
+         FILTER (WHERE was = 'new' AND became = 'pending' AND type IN ('plain', 'pulse'))
+FROM chaos.moves AS move LEFT JOIN began USING (job_id)
+WHERE job_id IS NOT NULL GROUP BY 1 ORDER BY 1
