@@ -25,7 +25,8 @@ HEAD = """# Reliability
 
 What is promised, by what mechanism, which test shows it, what was measured, and the command that does it again. Written
 by `make docs` from the reports of runs; a figure that no run has given reads "not run". `make chaos ARGS=--write-docs`
-keeps a report, `PGQUEUE_TEST_FIGURES=docs/figures.jsonl make soak` what the tests print.
+keeps a report; with `PGQUEUE_TEST_FIGURES=docs/figures.jsonl` before it `make test` or `make soak` keeps what the tests
+print.
 
 Effects of handlers outside of the database are at least once: a handler may have done its work, and its worker died
 before the completion.
@@ -103,7 +104,8 @@ def _told(chaos: dict[str, Any] | None) -> list[str]:
         f"{chaos['dispatches']} dispatches, {chaos['epochs']} epochs.\n"
         f"{chaos['stale_completions_rejected']} completions came too late and changed nothing; "
         f"{chaos['stale_leader_writes_refused']} writes of former leaders were refused.\n"
-        f"From enqueue to start: p50 {latency['p50']:.3f} s, p99 {latency['p99']:.2f} s, faults included. "
+        f"While {plan['rate'] * 10:g} jobs wait nothing is enqueued: what the machine can bear under faults is not asked.\n"
+        f"From enqueue to start: p50 {latency['p50']:.3f} s, p99 {latency['p99']:.2f} s, faults and low priorities included. "
         f"After the last fault the backlog was gone in {chaos['drained_after']:g} s.\n\n"
     )
     return [text]
@@ -116,8 +118,8 @@ def _promise(one: dict[str, Any], chaos: dict[str, Any] | None) -> tuple[str, ..
 
 def _fault(one: dict[str, Any], chaos: dict[str, Any] | None, figures: dict[str, dict[str, Any]]) -> tuple[str, ...]:
     found = [
-        f"{kept['text']} ({kept['day']}{'' if kept['soak'] else ', small counts'})"
-        for kept in (figures.get(test) for test in one["tests"])
+        f"{kept['text']} ({kept['day']}{', small counts' if not kept['soak'] and _has_counts(test) else ''})"
+        for test, kept in ((test, figures.get(test)) for test in one["tests"])
         if kept is not None
     ]
     if chaos is not None:
@@ -138,8 +140,14 @@ def _fault(one: dict[str, Any], chaos: dict[str, Any] | None, figures: dict[str,
 def _command(tests: list[str]) -> str:
     """What runs them, at their full counts where they have such."""
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
-    full = any(test.partition("::")[2] in _with_counts(file) for test in tests for file in files)
+    full = any(map(_has_counts, tests))
     return f'`make {"soak" if full else "test"} ARGS="{" ".join(f"tests/{file}" for file in files)}"`'
+
+
+def _has_counts(test: str) -> bool:
+    """Whether it has full counts besides its small ones."""
+    file, _, name = test.partition("::")
+    return name in _with_counts(file)
 
 
 @functools.cache

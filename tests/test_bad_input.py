@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from soak import say
 
 from pgqueue import NewJob, Queue
 from pgqueue.errors import InvalidArgumentError, InvalidNameError, InvalidPayloadError, PgQueueError
@@ -75,9 +76,19 @@ def nothing_inserted(queue, sql):
     assert sql("SELECT last_value, is_called FROM pgqueue.jobs_id_seq") == [(1, False)], "not even an id was taken"
 
 
+@pytest.fixture
+def refusals(sql):
+    """Why each payload was refused; counted when all were."""
+    found: list[str] = []
+    yield found
+    stored = sql("SELECT count(*) FROM pgqueue.all_jobs")[0][0]
+    of_nul = sum("holds a NUL character" in one for one in found)
+    say(f"{len(found)} malformed payloads refused with their path, {of_nul} of them for a NUL; jobs stored {stored}")
+
+
 @bad_input
 @given(BAD_PAYLOADS)
-def test_100_malformed_payloads_are_refused_with_their_path(nothing_inserted, payload):
+def test_100_malformed_payloads_are_refused_with_their_path(nothing_inserted, refusals, payload):
     queue: Queue = nothing_inserted
     with pytest.raises(InvalidPayloadError) as caught:
         queue.enqueue("a", payload)
@@ -90,6 +101,7 @@ def test_100_malformed_payloads_are_refused_with_their_path(nothing_inserted, pa
     assert len(str(error)) < 10_000
     with pytest.raises(InvalidPayloadError):
         queue.enqueue_many([NewJob("a", {}), NewJob("a", payload)])
+    refusals.append(str(error))
 
 
 @bad_input

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from browser_tools import opened, serving
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from soak import say
 from support import eventually
 
 from pgqueue import NewJob, Queue
@@ -218,6 +219,7 @@ def test_without_javascript_every_screen_reads_and_every_act_is_done(chromium, s
 
 def test_forms_of_other_sites_and_forms_without_their_token_change_nothing(site, client, own_type):
     job = client.enqueue(own_type, delay=3600)
+    codes = []
     with httpx.Client(base_url=site.url, headers={"accept": "text/html"}) as http:
         token = re.search(r'name="form_token" value="(\w+)"', http.get(f"/jobs/{job.id}").text)[1]
         path = f"/jobs/{job.id}/cancel"
@@ -228,9 +230,15 @@ def test_forms_of_other_sites_and_forms_without_their_token_change_nothing(site,
             ({"form_token": token}, {"origin": "null"}),
             ({"form_token": token}, {"sec-fetch-site": "cross-site"}),
         ):
-            assert http.post(path, data=data, headers=headers).status_code == 403
-        assert http.post(path, json={"form_token": token}).status_code == 415
-        assert http.get(path).status_code in {404, 405}, "no GET changes anything"
-        assert client.get(job.id).state == "scheduled"
+            codes.append(http.post(path, data=data, headers=headers).status_code)
+            assert codes[-1] == 403
+        codes.append(http.post(path, json={"form_token": token}).status_code)
+        assert codes[-1] == 415
+        codes.append(http.get(path).status_code)
+        assert codes[-1] in {404, 405}, "no GET changes anything"
+        state = client.get(job.id).state
+        assert state == "scheduled"
         assert http.post(path, data={"form_token": token}, headers={"origin": site.url}).status_code == 200
         eventually(lambda: client.get(job.id).state == "cancelled")
+    own, answers = client.get(job.id).state, ", ".join(map(str, codes))
+    say(f"{len(codes)} forged requests to cancel a job ({answers}) leave it {state}; by its own form it is {own}")

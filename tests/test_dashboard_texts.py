@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
 from browser_tools import opened, screenshot
 from fastapi.routing import APIRoute
+from soak import say
 from web_tools import PROBES
 
 from pgqueue import Queue
@@ -90,12 +92,15 @@ def enqueue_texts(dsn):
 
 def test_what_users_write_is_text_on_every_screen(chromium, site):
     ids = enqueue_texts(site.dsn)
+    looked = Counter()
     with opened(chromium, site) as page:
         page.on("dialog", lambda dialog: (page.complaints.append(dialog.message), dialog.dismiss()))
         for path in ("/jobs?type=texts", "/jobs?state=failed&type=texts", f"/jobs/{ids[-1]}"):
             page.goto(path, wait_until="domcontentloaded")
             page.wait_for_selector("#pulse[data-kind=good]")
-            assert page.locator(MARKS).count() == 0, path
+            looked["screens"] += 1
+            looked["markup"] += page.locator(MARKS).count()
+            assert looked["markup"] == 0, path
             assert page.locator("script").count() == 2, "those of the layout"
         assert page.locator(".timeline pre").count() == page.locator("table tbody tr").count() == len(CORPUS)
         assert {one.inner_text() for one in page.locator("table tbody td:nth-child(2)").all()} >= {CORPUS[0], CORPUS[8]}
@@ -104,6 +109,11 @@ def test_what_users_write_is_text_on_every_screen(chromium, site):
                 html = page.request.get(path, headers={"accept": "text/html"}).text()
                 assert "texts" in html or "No job matches" in html
                 assert not {"<", '"', "'"} & set(text) or text not in html, f"{text} stands as it is in {path}"
+                looked["pages"] += 1
+    say(
+        f"{len(CORPUS)} attempts to be markup, on {looked['screens']} screens of a browser and {looked['pages']} pages "
+        f"as text: {looked['markup']} became elements, {len(page.complaints)} dialogs or errors"
+    )
 
 
 def test_axe_finds_nothing_on_any_screen_in_either_scheme_and_a_phone_shows_all_of_it(chromium, site):

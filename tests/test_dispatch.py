@@ -75,6 +75,11 @@ def test_each_ending_is_one_job_s_own_with_a_reason_and_a_readable_error(queue, 
     assert 'raise RuntimeError("with a local")' in ended["local"].errors[0]["traceback"]
     assert SECRET not in json.dumps(ended["local"].errors)
     assert finished(queue, queue.enqueue("fine")).state == "completed"
+    states, attempts = queue.counts(), max(job.attempt for job in ended.values())
+    say(
+        f"exceptions of {len(errors)} kinds, in the loop and in threads: {states['failed']} of {len(ended)} jobs "
+        f"failed, attempts at most {attempts}; {states['completed']} others completed"
+    )
 
 
 def test_a_payload_that_cannot_be_read_fails_its_own_job_alone(queue, sql, started):
@@ -86,20 +91,27 @@ def test_a_payload_that_cannot_be_read_fails_its_own_job_alone(queue, sql, start
 
     started(registry)
     insert = "INSERT INTO pgqueue.jobs (type, payload) VALUES ('any', %s) RETURNING id"
+    levels, digits = 5000, 5000
     nested = sql(insert, '{"a":' * 3000 + "1" + "}" * 3000)[0][0]
-    deep = sql(insert, '{"a":' + "[" * 5000 + "]" * 5000 + "}")[0][0]
-    number = sql(insert, '{"a": ' + "9" * 5000 + "}")[0][0]
+    deep = sql(insert, '{"a":' + "[" * levels + "]" * levels + "}")[0][0]
+    number = sql(insert, '{"a": ' + "9" * digits + "}")[0][0]
+    bad = (nested, deep, number)
     plain = queue.enqueue("any")
     assert finished(queue, plain).state == "completed"
-    for job_id in (nested, deep, number):
+    for job_id in bad:
         eventually(lambda: queue.get(job_id).state.finished)  # noqa: B023 - called before the next round
         row = sql("SELECT state::text, reason, errors FROM pgqueue.finished_jobs WHERE id = %s", job_id)[0]
         if row[0] != "completed":
             assert row[:2] == ("failed", "invalid_payload")
             assert "payload cannot be read" in row[2][-1]["message"]
-    assert sql("SELECT count(*) FROM pgqueue.finished_jobs WHERE reason = 'invalid_payload'")[0][0] >= 1
+    failed = sql("SELECT count(*) FROM pgqueue.finished_jobs WHERE reason = 'invalid_payload'")[0][0]
+    assert failed >= 1
     with pytest.raises(psycopg.errors.CheckViolation):
         sql(insert, "[1]")
+    say(
+        f"{len(bad)} rows of up to {levels + 1} levels or {digits} digits, and a plain one: {failed} cannot be read "
+        f"and failed (at least 1), {queue.counts()['completed']} completed"
+    )
 
 
 def test_a_run_past_its_timeout_is_failed_whether_it_awaits_or_blocks_a_thread_or_ignores_it(queue, started):
@@ -170,17 +182,25 @@ def test_an_unknown_type_stays_pending_and_runs_when_somebody_knows_it(queue, st
     registry = Registry()
     registry.register("known", raising(ValueError()))
     unknown = queue.enqueue("late")
+    began = time.monotonic()
     first = started(registry)
     finished(queue, queue.enqueue("known"))
-    assert queue.get(unknown.id).state == "pending"
+    left = queue.get(unknown.id)
+    assert left.state == "pending"
+    waited = time.monotonic() - began
     first.stop()
 
     @registry.executor("late")
     async def late(job, context):
         return 1
 
+    began = time.monotonic()
     started(registry)
     assert finished(queue, unknown).result == 1
+    say(
+        f"a type that nobody knows: {left.state} at attempt {left.attempt} after {waited:.2f} s of a dispatcher, "
+        f"done {time.monotonic() - began:.2f} s after the start of one that knows it"
+    )
 
 
 def test_strict_types_fail_an_unknown_type_by_name(queue, started):

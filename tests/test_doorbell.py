@@ -9,7 +9,7 @@ import time
 
 import psycopg
 import pytest
-from soak import Background, Fleet, Standstill, count, percentile, say
+from soak import Background, Fleet, Standstill, count, percentile, say, spread
 from support import eventually
 
 from pgqueue import NewJob, Queue
@@ -129,8 +129,17 @@ def test_jobs_complete_while_another_session_holds_a_snapshot(dsn, tmp_path):
         holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         holder.execute("SELECT count(*) FROM pgqueue.jobs")
         fleet.add()
+        took, allowed = [], 30
         for _ in range(3):
             queue.enqueue_many([NewJob("noop") for _ in range(1000)])
-            fleet.drained(30)
-        assert fleet.sql("SELECT count(*) FROM pgqueue.finished_jobs")[0][0] == 3000
-        assert holder.execute("SELECT count(*) FROM pgqueue.finished_jobs").fetchone()[0] == 0
+            began = time.monotonic()
+            fleet.drained(allowed)
+            took.append(time.monotonic() - began)
+        done = fleet.sql("SELECT count(*) FROM pgqueue.finished_jobs")[0][0]
+        assert done == 3000
+        seen = holder.execute("SELECT count(*) FROM pgqueue.finished_jobs").fetchone()[0]
+        assert seen == 0
+    say(
+        f"a snapshot held that sees {seen} of {done} finished jobs: {len(took)} batches enqueued and done, "
+        f"{spread(took)} each, allowed {allowed} s"
+    )

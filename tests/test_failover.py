@@ -146,13 +146,18 @@ def test_a_clean_stop_hands_over_in_milliseconds(dsn, tmp_path):
 
 
 def test_a_leader_whose_dispatch_hangs_gives_up_the_lead(dsn, tmp_path):
+    within = 20.0
     with Fleet(dsn, tmp_path) as fleet, Queue(dsn) as queue, psycopg.connect(dsn) as holder:
         lease = _dispatching(fleet, queue)
         holder.execute("LOCK TABLE pgqueue.jobs IN ACCESS EXCLUSIVE MODE")
-        assert fleet.leader(after=lease.epoch).pid != lease.pid
+        began = time.monotonic()
+        successor = fleet.leader(after=lease.epoch, timeout=within)
+        took = time.monotonic() - began
+        assert successor.pid != lease.pid
         assert "its dispatch is stuck" in fleet.process_of(lease).text()
         holder.rollback()
         finished(queue, queue.enqueue("noop"), 20)
+    say(f"dispatch that hangs on a locked table: another leads after {took:.2f} s, lease {LEASE:g}, at most {within:g}")
 
 
 def test_a_leader_whose_dispatch_fails_again_and_again_gives_up_the_lead(dsn, tmp_path):
@@ -190,12 +195,15 @@ def test_the_session_lock_s_loss_is_the_lead_s_loss(dsn, tmp_path):
         fleet.add(2)
         fleet.ready(2)
         lease = fleet.leader()
+        began = time.monotonic()
         fleet.sql("SELECT pg_terminate_backend(backend_pid) FROM pgqueue.leader")
         successor = fleet.leader(after=lease.epoch)
+        took = time.monotonic() - began
         assert successor.epoch == lease.epoch + 1
         eventually(
             lambda: f"leads no more (epoch {lease.epoch})" in fleet.processes[0].text() + fleet.processes[1].text()
         )
+    say(f"lock's session ended: epoch {successor.epoch} follows {lease.epoch} after {took:.2f} s, lease {LEASE:g} s")
 
 
 def test_jobs_of_a_killed_worker_run_again_or_end_as_lost(dsn, tmp_path):

@@ -7,12 +7,13 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from soak import Fleet
+from soak import Fleet, say
 from support import eventually
 
 from pgqueue import Dispatcher, JobState, NewJob, Queue, Registry, Settings, store
@@ -128,9 +129,16 @@ def test_a_claim_whose_answer_is_lost_runs_all_the_same_and_no_slot_leaks(dsn, q
         proxy.lose_the_answer_to(CLAIM)  # the first dispatch: prepared statements send their text once
         jobs = queue.enqueue_many([NewJob("counted", max_attempts=5) for _ in range(10)])
         assert proxy.lost.wait(10)
-        eventually(lambda: all(queue.get(job.id).state == "completed" for job in jobs), 20)
+        began, allowed = time.monotonic(), 20
+        eventually(lambda: all(queue.get(job.id).state == "completed" for job in jobs), allowed)
+        took = time.monotonic() - began
     assert sorted(starts) == [job.id for job in jobs]
-    assert sql("SELECT count(*) FROM pgqueue.jobs")[0][0] == 0
+    left = sql("SELECT count(*) FROM pgqueue.jobs")[0][0]
+    assert left == 0
+    say(
+        f"the answer to a dispatch is lost: {len(starts)} runs of {len(jobs)} jobs, {left} left, all done {took:.1f} s "
+        f"after it, allowed {allowed} s"
+    )
 
 
 def test_a_completion_whose_answer_is_lost_is_written_once(dsn, queue, sql, proxy):
@@ -207,17 +215,25 @@ def test_a_statement_timeout_does_not_turn_a_success_into_a_failure(dsn, queue, 
     async def quick(job, context):
         starts.append(job.id)
 
-    impatient = make_conninfo(dsn, options="-c statement_timeout=300ms")
+    patience = 300
+    impatient = make_conninfo(dsn, options=f"-c statement_timeout={patience}ms")
     with caplog.at_level(logging.WARNING), running(impatient, registry_of(quick=quick)) as dispatcher:
         eventually(lambda: dispatcher.is_leader)
         warm = queue.enqueue("quick")
         eventually(lambda: queue.get(warm.id).state == "completed")
         with psycopg.connect(dsn) as somebody:
             somebody.execute("LOCK TABLE pgqueue.finished_jobs IN SHARE MODE")
+            locked = time.monotonic()
             jobs = [queue.enqueue("quick", max_attempts=1) for _ in range(2)]
             eventually(lambda: "completions wait" in caplog.text)
+        freed = time.monotonic()
         eventually(lambda: all(queue.get(job.id).state == "completed" for job in jobs))
+        took = time.monotonic() - freed
     assert starts == [job.id for job in (warm, *jobs)]
+    say(
+        f"statement time-out {patience} ms, the history locked for {freed - locked:.2f} s: {len(jobs)} completions "
+        f"written {took:.2f} s after it, {len(starts)} runs of {len(set(starts))} jobs"
+    )
 
 
 def test_an_application_name_in_the_url_hides_no_session_of_the_holder(dsn, sql):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from soak import say
 from support import eventually, finished
 
 from pgqueue import Backoff, NewJob, Registry, store
@@ -83,6 +84,9 @@ def test_keys_share_fairly_whoever_enqueued_most(queue, started):
     all_done(queue, 110)
     first = Counter(key for key, _ in watched.order[:15])
     assert first == {"large": 5, "small": 5, "tiny": 5}
+    every = Counter(key for key, _ in watched.order)
+    shares = ", ".join(f"{first[key]} of {number} of {key}" for key, number in sorted(every.items()))
+    say(f"fair shares of {len(every)} keys: the first {first.total()} jobs to start are {shares}")
 
 
 def test_under_strict_order_later_jobs_of_a_key_wait_for_an_earlier_one_s_retry(queue, started):

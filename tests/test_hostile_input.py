@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections import Counter
 
 import pytest
 from cli_tools import invoke
@@ -34,6 +35,8 @@ VALUES = st.recursive(
 )  # fmt: skip
 PAYLOADS = st.one_of(st.dictionaries(TEXTS, VALUES, max_size=5), VALUES)
 NAMES = st.one_of(TEXTS, st.text(string.ascii_letters + string.digits + "_.:/-", min_size=1, max_size=140))
+FLAWS = (("is not a JSON number", "for NaN or infinity"), ("a lone surrogate", "for a surrogate"))
+QUOTES = ("'", '"', ";", "--", "%s")
 
 
 def same(stored, given):
@@ -54,12 +57,21 @@ def counted(sql):
     assert sql(schema) == before
 
 
+@pytest.fixture
+def told():
+    """How many examples there were and what became of them, said after the last."""
+    ends = Counter()
+    yield ends
+    say(", ".join(f"{number} {what}" for what, number in ends.items()))
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @hostile
 @given(PAYLOADS)
-def test_whatever_a_payload_is_it_is_stored_as_it_is_or_refused_whole(queue, counted, payload):
+def test_whatever_a_payload_is_it_is_stored_as_it_is_or_refused_whole(queue, counted, told, payload):
     before, refused = counted(), None
+    told["payloads"] += 1
     try:
         job = queue.enqueue("any", payload)
     except InvalidPayloadError as error:
@@ -68,19 +80,23 @@ def test_whatever_a_payload_is_it_is_stored_as_it_is_or_refused_whole(queue, cou
         assert job.payload == ({} if payload is None else payload)
         assert same(queue.get(job.id).payload, job.payload)
         assert counted() == before + 1
+        told["stored as they are"] += 1
         return
     assert str(refused).encode()
     with pytest.raises(InvalidPayloadError):
         queue.enqueue_many([NewJob("any"), NewJob("any", payload)])
     assert counted() == before
+    told["refused whole " + next((why for flaw, why in FLAWS if flaw in str(refused)), "for something else")] += 1
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @hostile
 @given(NAMES, NAMES, TEXTS, TEXTS)
-def test_whatever_a_name_is_it_is_stored_as_it_is_or_refused_whole(queue, counted, job_type, name, unique, key):
+def test_whatever_a_name_is_it_is_stored_as_it_is_or_refused_whole(queue, counted, told, job_type, name, unique, key):
     before, refused = counted(), None
+    told["pairs of names with two keys"] += 1
+    told["of them with quotes or SQL"] += any(one in job_type + name + unique + key for one in QUOTES)
     try:
         job = queue.enqueue(job_type, queue=name, unique_key=unique, concurrency_key=key)
     except InvalidArgumentError as error:  # of a name, or of a key
@@ -88,11 +104,13 @@ def test_whatever_a_name_is_it_is_stored_as_it_is_or_refused_whole(queue, counte
     if refused is not None:
         assert str(refused).encode()
         assert counted() == before
+        told["refused whole"] += 1
         return
     found = queue.get(job.id)
     assert (found.type, found.unique_key) == (job_type, unique)
     assert job.existing or (found.queue, found.concurrency_key) == (name, key)
     assert counted() == before + (not job.existing)
+    told["met by a job of their key" if job.existing else "stored as they are"] += 1
 
 
 ARGUMENTS = st.lists(

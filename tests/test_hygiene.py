@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from soak import say
+
 import pgqueue
 from pgqueue import Registry
 
@@ -67,14 +69,16 @@ re.compile("x"); connection.execute("x"); json.loads("{}")
 
 
 def test_no_code_of_the_package_evaluates_unpickles_or_imports_by_name_save_where_it_is_said_why():
+    modules = [path for path in PACKAGE.rglob("*.py") if "_migrations" not in path.parts]
     found = {
         (path.relative_to(PACKAGE).as_posix(), what)
-        for path in PACKAGE.rglob("*.py")
-        if "_migrations" not in path.parts
+        for path in modules
         for what in found_in(ast.parse(path.read_text()))
     }
     assert found - ALLOWED.keys() == set()
     assert ALLOWED.keys() - found == set()  # and none is allowed that is not needed any more
+    left = len(found - ALLOWED.keys())
+    say(f"{len(modules)} modules unpickle or import by name in {len(found)} places, {left} of them not explained")
 
 
 def test_a_type_that_is_a_dotted_name_is_a_type_like_any_other_and_nobody_executes_it():

@@ -16,6 +16,7 @@ from uuid import uuid4
 import isolated_handlers as handlers
 import pytest
 from isolation_tools import job, pool_of, run, run_alone
+from soak import say
 
 from pgqueue.errors import ConfigurationError, InvalidPayloadError
 from pgqueue.job import Job
@@ -237,4 +238,7 @@ def test_the_child_s_program_imports_neither_driver_nor_worker():
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     modules = done.stdout.split()
     assert "pgqueue.job" in modules
-    assert not {"psycopg", "sqlalchemy", "pydantic", "pgqueue.worker"} & set(modules)
+    unwanted = {"psycopg", "sqlalchemy", "pydantic", "pgqueue.worker"}
+    found = unwanted & set(modules)
+    assert not found
+    say(f"a spawned process: {len(modules)} modules, {len(found)} of {', '.join(sorted(unwanted))}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import isolated_handlers as handlers
 import pytest
 from isolation_tools import gone, job, pool_of, run, run_alone, told
+from soak import say
 from support import eventually
 
 from pgqueue.outcome import JobCrashedError
@@ -24,7 +25,6 @@ MEBIBYTE = 1024 * 1024
 @pytest.mark.parametrize(
     ("how", "message", "code"),
     [
-        ("segfault", r"^process died by signal 11 \(SIGSEGV\)$", -11),
         ("null pointer", r"^process died by signal 11 \(SIGSEGV\)$", -11),
         ("out of memory", r"^process died by signal 9 \(SIGKILL\): out of memory, or killed by hand$", -9),
         ("exit", r"^process exited with code 3$", 3),
@@ -32,6 +32,7 @@ MEBIBYTE = 1024 * 1024
         ("no answer", r"^the process sent an answer that cannot be read$", None),
         ("not json", r"^the process sent an answer that cannot be read$", None),
         ("closed pipe", r"signal 9", -9),
+        ("segfault", r"^process died by signal 11 \(SIGSEGV\)$", -11),
     ],
 )
 def test_a_process_that_dies_or_talks_nonsense_fails_its_own_job_and_its_slot_works_on(how, message, code, tmp_path):
@@ -39,14 +40,21 @@ def test_a_process_that_dies_or_talks_nonsense_fails_its_own_job_and_its_slot_wo
         async with pool_of(2) as pool:
             other = asyncio.create_task(run(pool, handlers.meets, 1, path=str(tmp_path), count=2))
             await told_by(tmp_path / "1")
+            took = []
             for _ in range(2):
+                began = time.monotonic()
                 with pytest.raises(ProcessDiedError, match=message) as caught:
                     await run(pool, handlers.dies, how=how)
                 assert caught.value.exit_code == code
                 assert isinstance(caught.value, JobCrashedError)
                 assert (await run(pool, handlers.echo, text="next"))["payload"] == {"text": "next"}
+                took.append(time.monotonic() - began)
             (tmp_path / "2").touch()
             assert await other in pool.process_ids
+            say(
+                f"{how} x{len(took)}: {caught.value}; its slot's next job is done {max(took):.2f} s after its start, "
+                "the job beside it goes on"
+            )
 
     async def told_by(path):
         await asyncio.to_thread(eventually, path.exists)
@@ -68,12 +76,20 @@ def test_a_process_that_dies_between_two_jobs_costs_neither():
             os.kill(first["pid"], signal.SIGSTOP)  # so that the death is seen only when the next job was sent
             second = asyncio.create_task(run(pool, handlers.echo))
             await asyncio.sleep(0)
+            began = time.monotonic()
             os.kill(first["pid"], signal.SIGKILL)
             assert (await second)["pid"] != first["pid"]
+            took = time.monotonic() - began
             third = await run(pool, handlers.echo)
             os.kill(third["pid"], signal.SIGKILL)
             await asyncio.to_thread(eventually, lambda: gone(third["pid"]))
-            assert (await run(pool, handlers.echo))["pid"] != third["pid"]
+            fourth = await run(pool, handlers.echo)
+            assert fourth["pid"] != third["pid"]
+            killed, ran = {first["pid"], third["pid"]}, [one["pid"] for one in (first, await second, third, fourth)]
+            say(
+                f"{len(killed)} processes killed between two jobs: {len(ran)} jobs ran in {len(set(ran))} processes, "
+                f"none failed; the one that was sent already is done after {took:.2f} s"
+            )
 
     asyncio.run(main())
 

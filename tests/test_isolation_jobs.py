@@ -43,8 +43,18 @@ def test_an_isolated_job_that_hangs_is_killed_at_its_time_out_and_when_cancelled
     registry = Registry()
     registry.register("hang", handlers.stubborn, isolation="process")
     started(registry)
-    assert finished(queue, queue.enqueue("hang", {"path": str(tmp_path / "one")}, timeout=2), 20).reason == "timeout"
+    limit, within = 2, 20
+    began = time.monotonic()
+    job = queue.enqueue("hang", {"path": str(tmp_path / "one")}, timeout=limit)
+    assert finished(queue, job, within).reason == "timeout"
+    took = time.monotonic() - began
     job = queue.enqueue("hang", {"path": str(tmp_path / "two")})
     eventually((tmp_path / "two").exists)
+    began = time.monotonic()
     assert queue.cancel(job.id)
-    assert finished(queue, job, 20).reason == "cancelled"
+    assert finished(queue, job, within).reason == "cancelled"
+    cancelled = time.monotonic() - began
+    say(
+        f"a handler that hangs and ignores SIGTERM: failed after {took:.1f} s, time-out {limit} s; "
+        f"cancelled within {cancelled:.1f} s; at most {within}"
+    )

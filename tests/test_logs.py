@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from soak import say
 from support import DispatcherProcess, eventually
 
 from pgqueue import Registry, logs
@@ -30,7 +31,8 @@ def test_log_lines_cannot_be_forged(form):
         text = formatted(
             form, "one\r\ntwo \x1b[2J %s", "postgresql://u:s3cret@h/d", error=True, key="a\nb\x1b \u202e", number=3
         )
-    assert not [character for character in text if not character.isprintable() and character != "\n"]
+    control = [character for character in text if not character.isprintable() and character != "\n"]
+    assert not control
     assert "s3cret" not in text
     if form == "text":
         first, *rest = text.splitlines()
@@ -45,6 +47,9 @@ def test_log_lines_cannot_be_forged(form):
         assert line["level"] == "error"
         assert line["number"] == 3
         assert "forged" in line["exception"]
+    begun = [one for one in text.splitlines() if not one.startswith("  ")]
+    below = len(text.splitlines()) - len(begun)
+    say(f"a message with forged lines, {form}: {len(begun)} log line, {below} below it, control codes {len(control)}")
 
 
 def test_a_message_without_a_run_has_only_what_its_caller_said():
@@ -111,3 +116,4 @@ def test_what_handlers_log_carries_their_run_and_no_payload(dsn, tmp_path, queue
     assert told["event"] == f"job failed: id {failing.id}, type say_badly, attempt 1, reason error"
     assert told["job_id"] == failing.id
     assert secret not in text
+    say(f"{len(lines)} log lines of {len(jobs) + 1} jobs with a secret in their payload: it is in {text.count(secret)}")

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier, Literal
+from soak import say
 
 from pgqueue import Inspector, Queue, Settings, db, migrate, schema
 from pgqueue.errors import DatabaseUnavailableError, SchemaError
@@ -229,7 +230,11 @@ def test_a_database_that_is_away_is_told_without_its_password():
 
 
 def test_every_table_is_logged_and_none_refers_to_another(dsn, sql):
-    kinds = sql("SELECT DISTINCT relpersistence FROM pg_class WHERE relnamespace = 'pgqueue'::regnamespace")
+    of_schema = "FROM pg_class WHERE relnamespace = 'pgqueue'::regnamespace"
+    kinds = sql(f"SELECT DISTINCT relpersistence {of_schema}")
     assert [row[0] if isinstance(row[0], str) else row[0].decode() for row in kinds] == ["p"]
-    assert sql("SELECT count(*) FROM pg_constraint WHERE contype = 'f'") == [(0,)]
+    keys = sql("SELECT count(*) FROM pg_constraint WHERE contype = 'f'")[0][0]
+    assert keys == 0
     assert sql("SELECT extname FROM pg_extension") == [("plpgsql",)]
+    logged = sql(f"SELECT count(*), count(*) FILTER (WHERE relpersistence = 'p') {of_schema} AND relkind IN ('r', 'p')")
+    say(f"{logged[0][0]} tables and partitions: {logged[0][1]} logged, {keys} foreign keys")

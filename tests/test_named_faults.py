@@ -73,20 +73,29 @@ def test_a_leader_that_hears_no_answers_is_replaced_and_one_epoch_follows_the_ot
 
 def test_a_leader_whose_lease_is_another_s_stops_leading_and_fires_nothing_more(dsn, sql):
     """Oban #1488: a node that had lost its lease held itself leader for 19 days and enqueued every cron job twice."""
+    within = 10
     registry = registry_of(tick=nothing)
     registry.schedule("tick", cron="@every 1s", type="tick")
     with running(dsn, registry, **SOON) as dispatcher:
         eventually(lambda: sql("SELECT count(*) > 0 FROM pgqueue.schedule_fires")[0][0], 20)
+        began = time.monotonic()
         sql(
             "UPDATE pgqueue.leader SET holder_id = %s, epoch = epoch + 1, row_only = true,"
             " expires_at = clock_timestamp() + interval '1 hour'",
             uuid4(),
         )
         taken = sql("SELECT clock_timestamp()")[0][0]
-        eventually(lambda: not dispatcher.is_leader, 10)
+        eventually(lambda: not dispatcher.is_leader, within)
+        took = time.monotonic() - began
         due = "SELECT next_fire_at < clock_timestamp() - interval '1.5 s' FROM pgqueue.schedules"
         eventually(lambda: sql(due)[0][0], 20, "a fire that nobody makes")
-        assert sql("SELECT count(*) FROM pgqueue.schedule_fires WHERE fired_at > %s", taken) == [(0,)]
+        late = sql("SELECT count(*) FROM pgqueue.schedule_fires WHERE fired_at > %s", taken)
+        watched = time.monotonic() - began
+        assert late == [(0,)]
+    say(
+        f"a leader whose lease became another's stops leading after {took:.2f} s, at most {within}; "
+        f"{late[0][0]} fires of it in {watched:.1f} s"
+    )
 
 
 def test_of_two_dispatchers_of_one_host_and_process_one_leads_and_each_fire_is_made_once(dsn, sql):
@@ -99,7 +108,7 @@ def test_of_two_dispatchers_of_one_host_and_process_one_leads_and_each_fire_is_m
 
     with running(dsn, registry(), **SOON) as one, running(dsn, registry(), **SOON) as two:
         assert one.holder_id != two.holder_id
-        both = []
+        both, ids = [], {one.holder_id, two.holder_id}
 
         def three_fires():
             both.append(one.is_leader and two.is_leader and one.is_leader)
@@ -108,7 +117,12 @@ def test_of_two_dispatchers_of_one_host_and_process_one_leads_and_each_fire_is_m
         eventually(three_fires, 30)
         assert not any(both)
     jobs = sql("SELECT count(*), count(DISTINCT headers->>'fire_at') FROM pgqueue.all_jobs")[0]
-    assert jobs[0] == jobs[1] == sql("SELECT count(*) FROM pgqueue.schedule_fires")[0][0]
+    fires = sql("SELECT count(*) FROM pgqueue.schedule_fires")[0][0]
+    assert jobs[0] == jobs[1] == fires
+    say(
+        f"two dispatchers of one host and process: {len(ids)} ids, both led in {sum(both)} of {len(both)} looks; "
+        f"{fires} fires, {jobs[0]} jobs for {jobs[1]} times"
+    )
 
 
 def test_a_job_that_completes_while_its_worker_is_found_dead_stays_completed(dsn, queue, sql):
@@ -125,15 +139,22 @@ def test_a_job_that_completes_while_its_worker_is_found_dead_stays_completed(dsn
         with psycopg.connect(dsn, autocommit=True) as completer:
             outcome = Outcome(job.id, 1, JobState.COMPLETED)
             assert run_statement(completer, store.jobs.finish([outcome], [worker])) == {job.id: False}
-        assert run_statement(leader, store.jobs.stale_of_workers([worker], 10)) == []
+        stale = run_statement(leader, store.jobs.stale_of_workers([worker], 10))
+        assert stale == []
         late = Outcome(job.id, 1, JobState.SCHEDULED)
-        assert run_statement(leader, store.jobs.put_back([late], [worker])) == {}
-    assert queue.get(job.id).state == "completed"
+        back = run_statement(leader, store.jobs.put_back([late], [worker]))
+        assert back == {}
+    done = queue.get(job.id)
+    assert done.state == "completed"
+    say(
+        f"a job completes while its worker is found dead: {len(stale)} jobs to reap, {len(back)} taken back, "
+        f"it is {done.state}, attempt {done.attempt}"
+    )
 
 
 def test_a_worker_that_could_not_beat_gives_its_slot_back_once_and_the_limit_holds(dsn, link, queue, sql):
     """Solid Queue #761: a heartbeat failed for a moment, a semaphore was freed twice, a job of limit 1 ran 11 times."""
-    running_now, most, release = [], [], threading.Event()
+    limit, running_now, most, release = 1, [], [], threading.Event()
 
     async def alone(job, context):
         running_now.append(job.id)
@@ -146,7 +167,7 @@ def test_a_worker_that_could_not_beat_gives_its_slot_back_once_and_the_limit_hol
 
     def registry():
         made = Registry()
-        made.register("alone", alone, max_concurrency=1, max_attempts=50, backoff="fixed:0")
+        made.register("alone", alone, max_concurrency=limit, max_attempts=50, backoff="fixed:0")
         return made
 
     with running(link.dsn, registry(), **SOON) as first:
@@ -154,14 +175,20 @@ def test_a_worker_that_could_not_beat_gives_its_slot_back_once_and_the_limit_hol
         eventually(lambda: running_now, 20)
         with running(dsn, registry(), **SOON) as second:
             link.hold()
+            began = time.monotonic()
             eventually(lambda: second.is_leader, 30)
             eventually(lambda: len(most) > 1, 30, "one of them runs elsewhere")
+            took = time.monotonic() - began
             link.mend()
             eventually(lambda: not first.is_leader and running_now, 20)
             release.set()
             for job in jobs:
                 assert finished(queue, job).state == "completed"
-    assert max(most) == 1
+    assert max(most) == limit
+    say(
+        f"a worker that cannot beat, limit {limit}: the next run elsewhere after {took:.2f} s, a lease is {LEASE:g} s; "
+        f"{len(jobs)} jobs, {len(most)} runs, at most {max(most)} at once"
+    )
 
 
 def test_jobs_of_a_worker_whose_row_is_gone_run_all_the_same(dsn, queue, sql):
@@ -171,9 +198,15 @@ def test_jobs_of_a_worker_whose_row_is_gone_run_all_the_same(dsn, queue, sql):
         "UPDATE pgqueue.jobs SET state = 'processing', attempt = 1, worker_id = %s, started_at = now() WHERE id = %s",
         uuid4(), job.id,
     )  # fmt: skip
+    began = time.monotonic()
     with running(dsn, registry_of(any=nothing), **SOON):
         done = finished(queue, job)
+        took = time.monotonic() - began
     assert (done.state, done.attempt, done.losses) == ("completed", 2, 1)
+    say(
+        f"a job of a worker that has no row: {done.state} {took:.2f} s after a dispatcher's start, "
+        f"attempt {done.attempt}, losses {done.losses}"
+    )
 
 
 @pytest.mark.soak

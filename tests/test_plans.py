@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from database_pool import DatabasePool
 from plan_tools import TYPES, indexes, literal, plan, prepared
+from soak import say
 
 from pgqueue import Job, JobState, NewJob, Queue, db, store
 from pgqueue.dispatcher.sessions import Sessions
@@ -118,12 +119,17 @@ def test_dispatch_reads_the_lane_index_in_order_and_stops_at_its_quota(session, 
     quotas = [LaneQuota(Lane(f"q{n % 3}", f"t{n % 20}"), 100, marks[n % 2]) for n in range(lanes)]
     text = plan(as_session(session, "dispatch"), dispatch(quotas, workers))
     assert indexes(text) == {"jobs_lane", "jobs_key_lane", "jobs_tagged_key", "jobs_key_started"}, text
-    for node in ("Seq Scan", "Bitmap", "Sort"):
+    refused = ("Seq Scan", "Bitmap", "Sort")
+    for node in refused:
         assert node not in text, text
     assert "Limit" in text
     assert "Tid Scan on jobs" in text
     condition = next(line for line in text.splitlines() if "Index Cond" in line)
     assert "ROW(priority, run_at, id) > " in condition, "the low-water mark is where the scan begins, not a filter"
+    say(
+        f"dispatch of {lanes} lanes to {workers} workers, {ROWS} jobs never analysed: {text.count(' using ')} scans of "
+        f"{len(indexes(text))} indexes, {sum(map(text.count, refused))} nodes of {', '.join(refused)}"
+    )
 
 
 @pytest.mark.parametrize("kind", ["dispatch", "completion", "maintenance"])
@@ -153,6 +159,19 @@ def test_a_dispatch_to_several_workers_gives_each_its_slots_and_tells_it_once(fu
     assert [(job.id, job.payload, job.attempt, job.worker_id) for job in sorted(fetched, key=lambda job: job.id)] == [
         (number, "{}", 2, b) for number in of_b
     ]
+    number, limit = 1000, 8000  # more than one message holds; the length in bytes that NOTIFY refuses
+    quotas, slots = [LaneQuota(lanes[0], number, Mark())], {lanes[0]: [b] * number}
+    with session.transaction():
+        jobs = db.run(session, store.dispatch.dispatch_to_workers(quotas, slots, {b: "channel_b"}, a, 7))
+    told = [notify.payload.split(",") for notify in session.notifies(timeout=5, stop_after=3)]
+    assert sorted(int(one) for ids in told for one in ids) == sorted(job.id for job in jobs)
+    most, digits = max(map(len, told)), len(str(2**63 - 1))
+    longest = most * (digits + 1) - 1
+    assert longest < limit
+    say(
+        f"{len(jobs)} jobs to one worker: told in {len(told)} messages of at most {most} ids and "
+        f"{max(len(','.join(ids)) for ids in told)} bytes; ids of {digits} digits would make {longest}, limit {limit}"
+    )
 
 
 def test_a_worker_reads_the_jobs_it_was_told_of_by_primary_key(session):
@@ -356,4 +375,9 @@ def test_a_dispatch_of_a_full_table_takes_milliseconds_not_a_scan(full, session)
     shown = "\n".join(row[0] for row in rows)
     read = re.search(r"Buffers: shared hit=(\d+)(?: read=(\d+))?", shown)
     assert read, shown
-    assert int(read[1]) + int(read[2] or 0) < 500, shown
+    pages, limit = int(read[1]) + int(read[2] or 0), 500
+    assert pages < limit, shown
+    took = re.search(r"Execution Time: (\S+) ms", shown)
+    assert took, shown
+    backlog = session.execute("SELECT count(*) FROM pgqueue.jobs").fetchone()[0]
+    say(f"a dispatch among {backlog} jobs reads {pages} pages, limit {limit}, and takes {float(took[1]):.1f} ms")

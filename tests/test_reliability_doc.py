@@ -43,6 +43,26 @@ def test_every_fault_has_a_test_and_every_test_that_is_named_exists():
     assert named - there == set()
 
 
+def test_every_fault_has_a_test_that_prints_a_figure():
+    silent = [one["number"] for one in CATALOGUE["fault"] if not any(map(says_a_figure, one["tests"]))]
+    assert silent == []
+
+
+def says_a_figure(test: str) -> bool:
+    """Whether `say` is called by it, or by what it calls of its own file."""
+    file, _, name = test.partition("::")
+    tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+    parts = {
+        node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    }
+    reached, left = set(), [name]
+    while left:
+        named = {node.id for node in ast.walk(parts[left.pop()]) if isinstance(node, ast.Name)}
+        left += sorted((named & parts.keys()) - reached)
+        reached |= named
+    return "say" in reached
+
+
 def test_what_the_chaos_bench_judges_and_does_is_all_in_it():
     promised = {one["chaos"] for one in CATALOGUE["promise"]}
     assert promised == (oracle.PROMISES.keys() - {"not_drained"}) | JUDGED_BESIDES

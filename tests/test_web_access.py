@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from cli_tools import assert_one_error, data, invoke
 from fastapi.routing import APIRoute
+from soak import say
 from web_tools import PROBES, assert_problem, bearer, served
 
 from pgqueue import Settings
@@ -79,20 +80,25 @@ def test_without_a_token_every_route_is_401_except_the_three_probes_once_one_exi
     with served(dsn) as api:
         assert api.http.get("/api/stats").status_code == 200
         token = api.token("ci", "read")
+        closed, probes, guessed = [], [], []
         for route, method in routes():
             path = route.path.replace("{job_id}", "1").replace("{name:path}", "a")
             if route.path in PROBES:
                 assert api.http.request(method, path).status_code == 200, path
+                probes.append(path)
                 continue
             answer = api.http.request(method, path)
             assert_problem(answer, 401)
             assert answer.headers["www-authenticate"].startswith("Bearer")
+            closed.append(path)
         for headers in (bearer("wrong"), bearer("é"), {"Authorization": f"Basic {token}"}, bearer(token[:-1])):
             sent = {name: value.encode() for name, value in headers.items()}
-            assert_problem(api.http.get("/api/types", headers=sent), 401)
+            guessed.append(assert_problem(api.http.get("/api/types", headers=sent), 401)["status"])
         assert_problem(api.http.get("/nothing"), 401)
         assert_problem(api.http.post("/healthz"), 401)
         assert api.http.get("/api/stats", headers=bearer(token)).status_code == 200
+    codes = ", ".join(map(str, guessed))
+    say(f"no token: {len(closed)} routes refused, {len(probes)} probes answered; {len(guessed)} wrong tokens: {codes}")
 
 
 def test_every_route_by_every_scope_is_allowed_or_403_as_declared(dsn):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
+from soak import say
 from support import eventually
 from web_tools import Served, assert_problem, audit, bearer, served
 
@@ -15,6 +17,14 @@ from pgqueue import JobState, Registry
 def api(dsn):
     with served(dsn) as made:
         yield made
+
+
+@pytest.fixture
+def answers(api):
+    """Method and status code of each answer that the client gets."""
+    found = []
+    api.http.event_hooks["response"].append(lambda answer: found.append((answer.request.method, answer.status_code)))
+    return found
 
 
 def test_a_job_is_enqueued_with_its_options_and_shown_with_its_id_as_text(api, queue, sql):
@@ -65,14 +75,17 @@ UNREADABLE = (
 )
 
 
-def test_what_breaks_a_rule_or_cannot_be_read_is_422_or_400(api, queue):
+def test_what_breaks_a_rule_or_cannot_be_read_is_422_or_400(api, queue, answers):
     for body in BROKEN:
         assert_problem(api.http.post("/api/jobs", json=body), 422)
     for text in UNREADABLE:
         answer = api.http.post("/api/jobs", content=text, headers={"Content-Type": "application/json"})
         assert_problem(answer, answer.status_code)
         assert answer.status_code in {400, 422}, text
-    assert queue.counts()["pending"] == 0
+    pending = queue.counts()["pending"]
+    assert pending == 0
+    codes = ", ".join(f"{code} x{number}" for code, number in sorted(Counter(code for _, code in answers).items()))
+    say(f"{len(BROKEN)} bodies that break a rule, {len(UNREADABLE)} that cannot be read: {codes}; stored {pending}")
 
 
 def test_many_jobs_are_enqueued_all_or_none(api, queue):
@@ -203,7 +216,7 @@ def test_a_job_that_is_not_there_is_404_and_a_bad_filter_422(api):
 # Acts
 
 
-def test_cancel_replay_reschedule_priority_and_explain_with_an_audit_row_each(api, queue, sql):
+def test_cancel_replay_reschedule_priority_and_explain_with_an_audit_row_each(api, queue, sql, answers):
     token = bearer(api.token("ops", "control", "read", "payload"))
     job = queue.enqueue("resize", {"image": "a"})
     assert api.http.post("/api/jobs/1/priority", json={"priority": 7}, headers=token).json()["priority"] == 7
@@ -218,12 +231,16 @@ def test_cancel_replay_reschedule_priority_and_explain_with_an_audit_row_each(ap
     assert (again.status_code, again.json()["status"]) == (201, "pending")
     new = queue.get(int(again.json()["job_id"]))
     assert (new.payload, new.replay_of) == ({"image": "b"}, job.id)
-    assert [row[:3] for row in audit(sql)] == [
+    rows = audit(sql)
+    assert [row[:3] for row in rows] == [
         ("ops", "jobs.set_priority", "1"),
         ("ops", "jobs.reschedule", "1"),
         ("ops", "jobs.cancel", "1"),
         ("ops", "jobs.replay", "1"),
     ]
+    codes = [code for method, code in answers if method == "POST"]
+    refused = sum(code >= 400 for code in codes)
+    say(f"{len(codes)} acts on a job: {len(codes) - refused} done, {refused} refused, audit rows {len(rows)}")
 
 
 def test_acts_on_many_count_first_and_are_audited(api, queue, sql):
