@@ -30,11 +30,11 @@ def test_a_job_that_crashes_its_process_fails_alone_after_its_attempts_or_its_ca
     assert "SIGSEGV" in queue.get(poison.id).errors[-1]["message"]
     eventually(lambda: queue.counts()["completed"] == good, 120)
     took = time.monotonic() - began
-    ran_once = sum(queue.get(job.id).attempt == 1 for job in jobs)
+    ran_once = sum(one.attempt - one.released == 1 for one in map(queue.get, (job.id for job in jobs)))
     failed = queue.counts()["failed"]
     say(
         f"poison: 2 segfaulting jobs among {good} good ones, 4 slots, {took:.0f} s: {failed} failed, "
-        f"after 3 attempts and after 2 losses; {ran_once} good ones completed at their first attempt"
+        f"after 3 attempts and after 2 losses; {ran_once} good ones completed at the first attempt that counts"
     )
     assert (failed, ran_once) == (2, good)
 
