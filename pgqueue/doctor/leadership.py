@@ -70,15 +70,12 @@ def elections(found: Elections | None, situation: Situation) -> Judgement:
     name = situation.settings.leader_name
     if found is None or found.epoch == 0:
         return unknown(f"nobody has ever led {name!r}")
-    if found.lowest is None and found.epoch > ELECTIONS_WARN and (found.held_for is None or found.held_for < 600):
-        return unknown("no job was started in the last 10 min that would tell of earlier epochs")
-    changes = max(0, found.epoch - found.lowest) if found.lowest is not None else 0
-    text = f"{plural(changes, 'change')} of leader in the last 10 min, epoch {found.epoch}"
-    verdict = graded(changes, ELECTIONS_WARN, ELECTIONS_BAD)
+    text = f"{plural(found.changes, 'change')} of leader in the last 10 min, epoch {found.epoch}"
+    verdict = graded(found.changes, ELECTIONS_WARN, ELECTIONS_BAD)
     if verdict is Verdict.OK:
-        return ok(text, changes=changes, epoch=found.epoch)
+        return ok(text, changes=found.changes, epoch=found.epoch)
     remedy = (
-        "see why in the dispatchers' logs (`leads no more`): a restart loop, a slow database, hosts that pause; "
-        "a longer leader_lease_duration rides out pauses"
+        "see how they ended (pgqueue leader --elections) and why, in the dispatchers' logs (`leads no more`): "
+        "a restart loop, a slow database, hosts that pause; a longer leader_lease_duration rides out pauses"
     )
-    return Judgement(verdict, text, remedy, {"changes": changes, "epoch": found.epoch})
+    return Judgement(verdict, text, remedy, {"changes": found.changes, "epoch": found.epoch})

@@ -119,21 +119,11 @@ WHERE leader.holder_id IS NOT NULL AND leader.expires_at > clock_timestamp()
 ORDER BY leader.name
 
 -- name: elections
--- The leader's epoch, for how many seconds it leads, and the lowest epoch in which one of the last 500 jobs of its
--- queues was started within ten minutes, but for queues that were another leader's then. Whole days of the history,
--- so that each is read from its end and no further.
-SELECT leader.epoch, CAST(extract(epoch FROM clock_timestamp() - leader.acquired_at) AS double precision), (
-  SELECT min(job.epoch) FROM (
-    (SELECT live.epoch, live.started_at, live.queue FROM pgqueue.jobs AS live WHERE live.state = 'processing'
-     ORDER BY live.worker_id LIMIT 500)
-    UNION ALL
-    (SELECT finished.epoch, finished.started_at, finished.queue FROM pgqueue.finished_jobs AS finished
-     WHERE finished.finished_at >= date_trunc('day', (now() - interval '10 minutes') AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
-     ORDER BY finished.id DESC LIMIT 500)) AS job
-  LEFT JOIN pgqueue.queues AS queue ON queue.name = job.queue
-  WHERE job.started_at > clock_timestamp() - interval '10 minutes' AND coalesce(queue.leader, 'default') = leader.name
-    AND NOT EXISTS (SELECT FROM (SELECT action, subject, at FROM pgqueue.audit ORDER BY id DESC LIMIT 1000) AS act
-                    WHERE act.action = 'queues.serve' AND act.subject = job.queue AND act.at > job.started_at))
+-- The leader's epoch, and how often the lead was taken within ten minutes. Of each leader the latest thousand terms are
+-- kept.
+SELECT leader.epoch, (
+  SELECT count(*) FROM pgqueue.elections AS term
+  WHERE term.name = leader.name AND term.elected_at > clock_timestamp() - interval '10 minutes')
 FROM pgqueue.leader AS leader WHERE leader.name = CAST(%(name)s AS text)
 
 -- name: lanes

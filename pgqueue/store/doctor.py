@@ -105,11 +105,10 @@ class HolderSessions:
 
 @dataclass(frozen=True, slots=True)
 class Elections:
-    """The epoch, the seconds it lasts, the lowest epoch of a job started within ten minutes (None: there is none)."""
+    """The epoch, and how often the lead was taken within ten minutes."""
 
     epoch: int
-    held_for: float | None
-    lowest: int | None
+    changes: int
 
 
 @dataclass(frozen=True, slots=True)
