@@ -27,7 +27,7 @@ from logistics.patterns import Window, analyze, expire  # noqa: E402
 from logistics.sample import generate  # noqa: E402
 from logistics.week import Week  # noqa: E402
 
-from pgqueue import Registry  # noqa: E402
+from pgqueue import JobOptions, Registry  # noqa: E402
 from pgqueue.notifications import Inbox  # noqa: E402
 
 SCOPE = {"organization_id": "acme", "business_unit_id": "road", "customer_id": "c", "origin": "Ulm"}
@@ -166,6 +166,19 @@ def test_a_person_has_one_customer_analysed(trigger, connection, sql):
     wanted = {"customerId": "c", "userId": "ann", "triggerReason": "quarterly review", "organizationId": "acme"}
     assert (job.type, job.queue) == ("pattern:analyze", "pattern")
     assert wanted.items() <= job.payload.items()
+
+
+def test_the_producer_keeps_its_queue_whatever_else_is_chosen_and_gives_each_job_an_id_of_its_own(queue):
+    payload = payloads.PatternAnalysisPayload(window_days=7, trigger_reason="x")
+    producer = payloads.PatternProducer(queue)
+    chosen = [None, JobOptions(priority=-5, delay=60), JobOptions(queue="critical")]
+    jobs = [producer.schedule_pattern_analysis(payload, options) for options in chosen]
+    assert [(job.queue, job.priority) for job in jobs] == [("pattern", 0), ("pattern", -5), ("critical", 0)]
+    assert jobs[1].state == "scheduled"
+    assert len({job.payload["jobId"] for job in jobs}) == 3
+    said = payload.model_copy(update={"job_id": "job_mine", "timestamp": 1})
+    job = payloads.schedule_pattern_analysis(queue, said)
+    assert (job.queue, job.payload["jobId"], job.payload["timestamp"]) == ("pattern", "job_mine", 1)
 
 
 def test_a_window_needs_dates_in_order_or_days():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import uuid
 from datetime import timedelta
@@ -27,13 +28,17 @@ def _job_id() -> str:
     return f"job_{uuid.uuid4().hex}"
 
 
+def _now() -> int:
+    return int(time.time())
+
+
 class BasePayload(BaseModel):
     """What every job knows: who wanted it, and when. An empty organisation means all of them."""
 
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True)
 
     job_id: str = Field(default_factory=_job_id)
-    timestamp: int = Field(default_factory=lambda: int(time.time()))
+    timestamp: int = Field(default_factory=_now)
     organization_id: str = ""
     business_unit_id: str = ""
     user_id: str = ""
@@ -70,13 +75,35 @@ class DelayShipmentPayload(ShipmentPayload):
     days: Annotated[int, Field(ge=1, le=365)]
 
 
+class PatternProducer:
+    """Enqueues analyses.
+
+    Args:
+        queue: where they go.
+        connection: the caller's, with its transaction; None: each is committed at once.
+    """
+
+    def __init__(self, queue: Queue, connection: object = None) -> None:
+        self._queue = queue
+        self._connection = connection
+
+    def schedule_pattern_analysis(self, payload: PatternAnalysisPayload, options: JobOptions | None = None) -> Job:
+        """Enqueue an analysis into the queue `pattern`, unless `options` name another."""
+        return schedule_pattern_analysis(self._queue, payload, options, connection=self._connection)
+
+
 def schedule_pattern_analysis(
     queue: Queue, payload: PatternAnalysisPayload, options: JobOptions | None = None, *, connection: object = None
 ) -> Job:
-    """Enqueue an analysis into the queue `pattern`; `options` beat that."""
-    return queue.enqueue(
-        PATTERN_ANALYZE, payload, options=options or JobOptions(queue="pattern"), connection=connection
-    )
+    """Enqueue an analysis into the queue `pattern`, unless `options` name another.
+
+    Each job has an id and a time of its own, unless the payload was given them.
+    """
+    fresh = {"job_id": _job_id(), "timestamp": _now()}
+    missing = {name: value for name, value in fresh.items() if name not in payload.model_fields_set}
+    chosen = options or JobOptions()
+    into = dataclasses.replace(chosen, queue=chosen.queue or "pattern")
+    return queue.enqueue(PATTERN_ANALYZE, payload.model_copy(update=missing), options=into, connection=connection)
 
 
 def scheduled(name: str, model: type[BasePayload] = BasePayload, **values: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from logistics.payloads import DAILY_WINDOW, PatternAnalysisPayload, ShipmentPayload, schedule_pattern_analysis
+from logistics.payloads import DAILY_WINDOW, PatternAnalysisPayload, PatternProducer, ShipmentPayload
 from logistics.tables import now, shipments
 from pgqueue import Job, Queue, Registry
 
@@ -75,7 +75,7 @@ class QueueShipmentTrigger:
             end_date=end,
             trigger_reason=reason,
         )
-        return schedule_pattern_analysis(self._queue, payload, connection=self._connection)
+        return PatternProducer(self._queue, self._connection).schedule_pattern_analysis(payload)
 
     def _emit(self, event: str, shipment: sa.RowMapping, payload: Any) -> None:
         try:
