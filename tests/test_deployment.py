@@ -71,6 +71,16 @@ def test_a_pod_is_not_killed_while_it_drains(name):
     assert pod["terminationGracePeriodSeconds"] > drain + 10
 
 
+def test_a_worker_s_workspaces_are_where_it_may_write():
+    pod = pod_of(next(one for one in PODS if one["metadata"]["name"] == "pgqueue-worker"))
+    (container,) = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    root = next(one["value"] for one in container["env"] if one["name"] == "PGQUEUE_WORKSPACE_ROOT")
+    mounted = {one["mountPath"]: one["name"] for one in container["volumeMounts"] if not one.get("readOnly")}
+    assert mounted[root] in {one["name"] for one in pod["volumes"]}
+    assert root not in (ROOT / "Dockerfile").read_text("utf-8"), "a mount hides nothing that the image has"
+
+
 def test_each_budget_chooses_the_pods_of_a_deployment():
     pods = [one["spec"]["template"]["metadata"]["labels"] for one in MANIFESTS if one["kind"] == "Deployment"]
     budgets = [one["spec"]["selector"]["matchLabels"] for one in MANIFESTS if one["kind"] == "PodDisruptionBudget"]
@@ -103,6 +113,8 @@ def test_the_worker_unit_fits_the_worker():
     service = unit["Service"]
     program, command = service["ExecStart"].split()
     assert (program, command in main.commands) == ("/opt/pgqueue/bin/pgqueue", True)
+    assert service["Restart"] == "on-failure", "one that was drained stays ended: its exit code is 0"
+    assert "Documentation" not in unit["Unit"]
     assert float(service["TimeoutStopSec"]) > Settings.model_fields["shutdown_timeout"].default
     hopeless = {errors.ConfigurationError.exit_code, errors.SchemaError.exit_code}
     assert set(map(int, service["RestartPreventExitStatus"].split())) == hopeless
@@ -115,7 +127,7 @@ def test_compose_runs_workers_in_the_fleet_profile_alone():
     assert (services["dispatcher"]["deploy"]["replicas"], services["worker"]["deploy"]["replicas"]) == (2, 3)
 
 
-def test_compose_s_web_is_on_loopback_and_gets_its_token_from_the_environment():
+def test_compose_s_web_is_on_loopback_and_gets_its_token_and_names_from_the_environment(monkeypatch):
     web = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]["web"]
     assert web["ports"] == ["127.0.0.1:${PGQUEUE_WEB_PUBLISHED_PORT:-8001}:8080"]
     assert web["restart"] == "unless-stopped"
@@ -124,6 +136,9 @@ def test_compose_s_web_is_on_loopback_and_gets_its_token_from_the_environment():
     assert (environment["PGQUEUE_WEB_HOST"], environment["PGQUEUE_WEB_PORT"]) == ("0.0.0.0", "8080")
     assert environment["PGQUEUE_API_TOKEN"] == "${PGQUEUE_API_TOKEN:-}"
     assert environment["PGHOST"] == "postgres"
+    name, default = re.fullmatch(r"\$\{(\w+):-(.*)\}", environment["PGQUEUE_API_ALLOWED_HOSTS"]).groups()
+    monkeypatch.setenv(name, default)
+    assert Settings().api_allowed_hosts == []
 
 
 DOCKER = """#!/bin/sh

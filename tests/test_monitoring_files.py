@@ -17,6 +17,7 @@ from support import eventually
 
 from pgqueue import Registry, Settings
 from pgqueue.metrics.endpoint import Metrics
+from pgqueue.web.gate import Hosts, is_loopback
 
 ROOT = Path(__file__).parents[1]
 DASHBOARD = json.loads((ROOT / "contrib/grafana/pgqueue.json").read_text("utf-8"))
@@ -74,6 +75,20 @@ def check(text, metrics):
         assert matched <= metrics[name], f"{text}: {name} has no such label"
     assert grouped <= known, f"{text}: no such label"
     return {name for name, _ in found}, grouped
+
+
+def test_the_settings_beside_the_rules_example_targets_let_a_prometheus_elsewhere_ask_them():
+    head = RULES.read_text("utf-8").partition("groups:")[0]
+    said = dict(re.findall(r"PGQUEUE_(\w+)=([\w.]+)", head))
+    settings = Settings(
+        web_host=said["WEB_HOST"], metrics_port=int(said["METRICS_PORT"]), api_allowed_hosts=[said["API_ALLOWED_HOSTS"]]
+    )
+    targets = [target.rpartition(":") for target in re.findall(r"\"([\w-]+:\d+)\"", head)]
+    assert {int(port) for _, _, port in targets} == {settings.metrics_port, settings.web_port}
+    assert not is_loopback(settings.web_host)
+    names = {host for host, _, port in targets if int(port) == settings.web_port}
+    assert all(Hosts(settings.web_host, settings.api_allowed_hosts).knows(name) for name in names)
+    assert not any(Hosts(settings.web_host, []).knows(name) for name in names), "which is why they are named"
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are_and_shows_all_the_counters(metrics):
