@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ import psycopg
 import pytest
 from document import ROOT, Reader, blocks
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy.engine import make_url
 from support import eventually, free_port
 
 from pgqueue import NewJob, Queue, Settings, errors
+from pgqueue.config import normalise_url
 from pgqueue.embedded import find_binaries
+from pgqueue.schema import tables
 
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")) if path.is_file()
@@ -129,6 +133,28 @@ def test_the_architecture_names_files_and_functions_that_exist() -> None:
     assert all(re.search(r"`pgqueue/", step) for step in steps[1::2]), "each step says where it is"
 
 
+def test_the_architecture_names_every_table() -> None:
+    part = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## The tables")[1]
+    assert set(re.findall(r"`(\w+)`", part)) == {table.name for table in tables().sorted_tables} | {"all_jobs"}
+
+
+def test_documents_install_extras_that_there_are_and_nothing_from_an_index_that_has_another_pgqueue() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    named = set()
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not re.search(r"pip\s+install\s+(?:-\S+\s+)*['\"]?pgqueue\b", text), name
+        named |= {extra for some in re.findall(r"pip install '\.\[([\w,]+)\]'", text) for extra in some.split(",")}
+    assert {"embedded", "web", "mail", "metrics", "otel", "dask", "ray"} <= named <= extras.keys()
+
+
+def test_the_url_that_the_readme_takes_of_the_embedded_server_fits_sqlalchemy_and_is_its(reader: Reader) -> None:
+    (line,) = re.findall(r"^export DATABASE_URL=.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    url, said = reader._shell(f'pgqueue db url\n{line}\necho "$DATABASE_URL"').splitlines()
+    assert make_url(said).drivername == "postgresql+psycopg"
+    assert normalise_url(said) == url
+
+
 def test_the_settings_table_is_the_settings() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| `(\w+)` \| (\S+) \| ", text.split("## Configuration")[1], re.MULTILINE))
@@ -212,6 +238,7 @@ def test_the_systemd_unit_fits_the_dispatcher() -> None:
     unit.read(ROOT / "contrib/pgqueue-dispatcher.service", encoding="utf-8")
     service = unit["Service"]
     assert service["ExecStart"] == "/opt/pgqueue/bin/pgqueue dispatcher"
+    assert "Documentation" not in unit["Unit"], "no step of its head puts a document anywhere"
     assert float(service["TimeoutStopSec"]) > Settings.model_fields["shutdown_timeout"].default
     hopeless = {errors.ConfigurationError.exit_code, errors.SchemaError.exit_code}
     assert set(map(int, service["RestartPreventExitStatus"].split())) == hopeless

@@ -48,6 +48,7 @@ def test_schema_of_this_code_and_one_that_is_newer_and_still_serves_it(dsn, sql)
     sql("INSERT INTO pgqueue.revisions (number, serves_code_from) VALUES (99, 1)")
     found = check(dsn, "schema")
     assert (found.verdict, "level 99" in found.text) == ("warning", True)
+    assert "pip install" not in found.remedy, "which would bring another project's package of the same name"
     sql("DELETE FROM pgqueue.revisions")
     assert tables.schema(answer(dsn, "schema"), SITUATION).verdict == "bad"
 

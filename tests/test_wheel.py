@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -37,6 +38,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=120,
     )
     return next(target.glob("pgqueue-*.whl"))
+
+
+def test_the_source_distribution_has_what_the_documents_send_its_reader_to(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    (path,) = tmp_path.glob("pgqueue-*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"SECURITY.md", "Dockerfile", ".dockerignore", "docker-compose.yml", "pgqueue.toml.example"}
+    wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "contrib").rglob("*") if path.is_file()}
+    assert wanted <= names
 
 
 @dataclass(frozen=True)

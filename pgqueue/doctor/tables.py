@@ -25,6 +25,7 @@ DEAD_FACTOR = 10
 """Dead rows in multiples of the number that brings autovacuum: a warning; ten times as many: bad."""
 DEAD_LEAST = 10_000
 VACUUM_RECENT = 600.0  # seconds; after a burst autovacuum takes a few minutes to come
+_UPGRADE = "upgrade pgqueue here, from where it was installed (not from PyPI: `pgqueue` there is another project's)"
 
 
 def schema(level: tuple[int, int] | None, _: Situation) -> Judgement:
@@ -35,7 +36,7 @@ def schema(level: tuple[int, int] | None, _: Situation) -> Judgement:
     details = {"level": number, "serves_code_from": serves, "needed": SCHEMA_LEVEL}
     if number > SCHEMA_LEVEL:
         text = f"the schema is at level {number}, this pgqueue ({__version__}) was written for {SCHEMA_LEVEL}; it works"
-        return warning(text, "upgrade pgqueue here: pip install --upgrade pgqueue", **details)
+        return warning(text, _UPGRADE, **details)
     return ok(f"level {number}, which is what pgqueue {__version__} needs", **details)
 
 
