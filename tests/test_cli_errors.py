@@ -87,6 +87,7 @@ def test_version_and_completion():
     assert data("version")["version"] == "0.1.0"
     for shell in ("bash", "zsh", "fish"):
         assert "_PGQUEUE_COMPLETE" in invoke("completion", shell).stdout
+    assert "  fish:      pgqueue completion fish | source in config.fish\n" in invoke("completion", "--help").stdout
     completed = run(
         env=environment(_PGQUEUE_COMPLETE="bash_complete", COMP_WORDS="pgqueue jobs list --state p", COMP_CWORD="4")
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from support import eventually
 
 from pgqueue import Cancel, Registry
+from pgqueue.backoff import Backoff
 from pgqueue.errors import ConfigurationError, InvalidArgumentError
 from pgqueue.notifications import (
     Inbox,
@@ -17,6 +19,7 @@ from pgqueue.notifications import (
     register_builtin_channels,
     register_channel,
 )
+from pgqueue.notifications.delivery import DEFAULTS
 from pgqueue.notifications.message import message_of
 
 
@@ -177,6 +180,14 @@ def test_the_builtin_channels_are_added_where_they_are_missing():
     register_channel(registry, "log", own)
     register_builtin_channels(registry)
     assert {one.type for one in registry} == {"notify:log", "notify:inbox"}
+
+
+def test_the_page_says_how_far_apart_the_attempts_of_a_delivery_are():
+    backoff = Backoff.parse(DEFAULTS["backoff"])
+    waits = [backoff.delay(failures) for failures in range(1, DEFAULTS["max_attempts"])]
+    page = (Path(__file__).parents[1] / "docs/notifications.md").read_text(encoding="utf-8")
+    assert f"(10 attempts, {waits[0]:g} s to {waits[-1] / 60:.0f} minutes apart)" in page
+    assert f"{len(waits) + 1} attempts within about {sum(waits) / 60:.0f} minutes" in register_channel.__doc__
 
 
 def test_what_is_no_config_is_refused():

@@ -13,6 +13,7 @@ from support import finished
 
 from pgqueue import Dispatcher, Inspector, NewJob, Queue, Registry, Settings, Worker, roles
 from pgqueue.errors import DatabaseError, DuplicateJobError, PgQueueError, QueueFullError
+from pgqueue.web.server import check_tokens
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 LETTERS = dict(zip("siudxrg", VERBS, strict=True))
@@ -217,15 +218,23 @@ def test_a_dispatcher_and_a_worker_of_these_roles_run_retry_and_finish_jobs(gran
 
 def test_a_viewer_reads_statistics_and_no_payload_and_an_admin_acts(granted, queue):
     job = queue.enqueue("paint", {"secret": SECRET})
+    queue.schedules.add("daily", cron="0 0 * * *", type="paint", payload={"seen": True})
     with Inspector(granted["viewer"]) as viewer:
         assert viewer.counts()["pending"] == 1
         assert viewer.overview().retrying == 0
         assert viewer.totals().counts["pending"] == 1
         assert [queue["pending"] for queue in viewer.queues()] == [kind["pending"] for kind in viewer.types()] == [1]
-        assert viewer.workers() == viewer.schedules() == []
+        assert viewer.workers() == []
+        assert viewer.schedules()[0].rules.payload == {"seen": True}, "as docs/security.md says"
         assert [leader.name for leader in viewer.leader()] == ["default"]
         with pytest.raises(DatabaseError, match="permission denied"):
             viewer.job(job.id)
+    with psycopg.connect(granted["viewer"], autocommit=True) as connection:
+        assert connection.execute("SELECT action, details->'payload'->'seen' FROM pgqueue.audit").fetchall() == [
+            ("schedules.add", True)
+        ]
+    with pytest.raises(DatabaseError, match="permission denied"):
+        check_tokens(Settings(database_url=granted["viewer"], web_host="0.0.0.0"))
     with Queue(granted["admin"]) as admin:
         assert admin.get(job.id).payload == {"secret": SECRET}
         assert admin.cancel(job.id)

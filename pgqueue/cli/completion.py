@@ -9,12 +9,12 @@ import click
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    r"""Print the script that completes commands and flags.
+    """Print the script that completes commands and flags.
 
     \b
     bash, zsh: eval "$(pgqueue completion bash)" in .bashrc or .zshrc
     fish:      pgqueue completion fish | source in config.fish
-    """
+    """  # noqa: D301 - click's mark of lines to be left as they are
     from click import shell_completion
 
     found = shell_completion.get_completion_class(shell)

@@ -16,7 +16,7 @@ def dispatcher(**given: Any) -> None:
 
     It takes part in the election; while it leads, it dispatches and runs jobs.
 
-    Runs workspace_init and session_init, and the executors of --app; the current directory is importable.
+    Runs the built-in types and the executors of --app; the current directory is importable.
     The first INT or TERM drains, the second releases what still runs, the third ends the process at once.
     """
     from pgqueue.cli import serving

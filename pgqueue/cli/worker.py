@@ -17,7 +17,7 @@ def worker(**given: Any) -> None:
 
     It never leads: it executes what the leader dispatches to it, on any host, with the same --app.
 
-    Runs workspace_init and session_init, and the executors of --app; the current directory is importable.
+    Runs the built-in types and the executors of --app; the current directory is importable.
     The first INT or TERM drains, the second releases what still runs, the third ends the process at once.
 
     With --processes, --max-jobs or --max-memory the jobs run in child processes that are kept running.

@@ -37,7 +37,7 @@ def register_channel(registry: Registry, name: str, channel: Channel, **options:
         registry: where the job type `notify:<name>` is registered.
         name: what a `JobNotificationConfig` calls it.
         channel: an object with `async send(message)`.
-        **options: as in `Registry.register`; by default 10 attempts over about an hour and a half, 60 s each.
+        **options: as in `Registry.register`; by default 10 attempts within about 43 minutes, 60 s each.
 
     Raises:
         ConfigurationError: the channel is registered already, or cannot send.
