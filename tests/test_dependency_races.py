@@ -13,11 +13,13 @@ from soak import count, say
 from support import eventually
 
 from pgqueue import JobState, NewJob, Queue, db, store
+from pgqueue import sql as sql_files
 from pgqueue.events import EventBus
 from pgqueue.outcome import Outcome
 from pgqueue.worker.completer import SESSION, Completer
 
 WORKER = uuid4()
+GATE = 4711
 
 
 def run_all(sql):
@@ -126,6 +128,34 @@ def test_a_child_that_is_enqueued_while_its_parent_completes_finds_it_completed(
         assert child.result(60).state == "pending"
         enqueuing.commit()
     assert sql("SELECT child_id, open FROM pgqueue.dependencies") == [(child.result().id, False)]
+
+
+def test_a_run_whose_row_changes_under_the_statement_that_ends_it_is_not_taken_for_ended(queue, dsn, sql, completers):
+    parent, other = queue.enqueue("x"), queue.enqueue("x")
+    child = queue.enqueue("y", after=[parent])
+    run_all(sql)
+    finish = store.jobs.finish(ended(parent.id, other.id), [WORKER], settled=True)
+    # The statement itself, with a wait between its snapshot and its locks.
+    lock = "FOR UPDATE SKIP LOCKED"
+    text = sql_files.load("jobs.finish")
+    assert text.count(lock) == 1
+    waiting = text.replace(lock, f"AND CAST(pg_advisory_xact_lock_shared({GATE}) AS text) IS NOT NULL {lock}").encode()
+    with (
+        psycopg.connect(dsn, autocommit=True) as gate,
+        psycopg.connect(dsn, autocommit=True) as ending,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        gate.execute("SELECT pg_advisory_lock(%s)", [GATE])
+        answer = thread.submit(lambda: ending.execute(waiting, finish.params).fetchall())
+        eventually(lambda: blocked(sql, ending.info.backend_pid))
+        assert queue.cancel(parent.id)
+        gate.execute("SELECT pg_advisory_unlock(%s)", [GATE])
+        reported = finish.parse(answer.result(60))
+    assert sql("SELECT id FROM pgqueue.finished_jobs") == [(other.id,)]
+    assert reported == {other.id: False}
+    completers[0].end(parent.id)
+    assert eventually(lambda: queue.get(child.id).state == "pending")
+    assert queue.get(parent.id).state == "completed"
 
 
 @pytest.mark.soak

@@ -359,6 +359,8 @@ WHERE id = ANY(CAST(CAST(%(ids)s AS text) AS bigint[])) AND worker_id = %(worker
 -- locked rows are skipped and retried by the caller, so that one of them does not hold up a batch.
 -- Jobs that are followed are told apart, and ended only where the caller says that it settles them (dependencies.settle
 -- in the same transaction). Of a job's errors the last five are kept.
+-- A row that somebody changed between this statement's snapshot and its lock is locked as it is now and not deleted: it is
+-- left out, as a locked one is.
 -- Numbers come as the text of an array, which costs the worker a tenth of what a list does; where no run of a batch has
 -- anything to say, an array is NULL: so all of a batch that went well are `completed`.
 WITH outcome AS MATERIALIZED (
@@ -392,7 +394,9 @@ WITH outcome AS MATERIALIZED (
   FROM gone JOIN locked ON locked.id = gone.id
   RETURNING id
 )
-SELECT id, false FROM kept UNION ALL SELECT id, true FROM locked WHERE followed
+SELECT id, false FROM kept
+UNION ALL
+SELECT id, true FROM locked WHERE followed AND (NOT CAST(%(settled)s AS boolean) OR id IN (SELECT id FROM kept))
 
 -- name: lock_run
 -- This run, if it is the job's own still, waiting for whoever holds the row: complete_in does so before it ends it.
