@@ -143,6 +143,21 @@ def test_a_rate_holds_in_every_window_and_takes_all_of_it(queue, sql, started):
     assert most_in(times[10:], 1.0) >= 18, "tokens were left"
 
 
+def test_tokens_that_come_back_unused_fill_a_bucket_no_further_than_it_goes(queue, sql, started):
+    registry, watched = Registry(), Watched(0)
+    registry.register("t", watched, rate_limit="10/1s")
+    started(registry, concurrency=50)
+    finished(queue, queue.enqueue("t"))  # its dispatch reserved all ten
+    eventually(lambda: sql("SELECT full_at < clock_timestamp() FROM pgqueue.rate_buckets") == [(True,)])
+    queue.enqueue_many([NewJob("t") for _ in range(20)])
+    all_done(queue, 21)
+    rows = sql("SELECT extract(epoch FROM started_at)::float8 FROM pgqueue.finished_jobs ORDER BY 1")
+    times = [row[0] for row in rows]
+    # What a full bucket holds, and what is refilled meanwhile.
+    assert most_in(times, 0.05) <= 10 + 1
+    assert times[-1] - times[1] >= 0.9
+
+
 def test_each_key_has_its_own_rate(queue, started):
     registry, watched = Registry(), Watched(0)
     registry.register("t", watched, rate_limit_per_key="2/60")

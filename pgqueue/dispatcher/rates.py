@@ -2,7 +2,7 @@
 
 The row in the table is the truth, in database time, and refuses an excess; this is an estimate that is never above
 it: a clock that runs a thousandth fast still asks for too little. What a dispatch reserved and did not use comes
-back with the next one.
+back with the next one, into a bucket that holds no more than it holds: what was full by then stays full.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Buckets:
     def spend(self, wanted: Mapping[BucketKey, tuple[int, RateLimit]]) -> list[Spend]:
         """What a dispatch that wants these has to take."""
         return [
-            Spend(bucket, number - self._unused.get(bucket, 0.0), float(rate.count), rate.per_second)
+            Spend(bucket, float(number), self._unused.get(bucket, 0.0), float(rate.count), rate.per_second)
             for bucket, (number, rate) in wanted.items()
         ]
 

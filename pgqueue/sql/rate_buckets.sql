@@ -6,16 +6,18 @@ SELECT kind, name, key, tokens, CAST(extract(epoch FROM clock_timestamp() - at) 
 FROM pgqueue.rate_buckets
 
 -- name: spend
--- Refill by the time that has passed, then take `amounts`; a negative one comes back unused. Taking more than there
--- is breaks the table's rule, and with it the dispatch in the same transaction. Runs behind leader.fence.
+-- Fill up by what comes back unused and by the time that has passed, to the capacity and no further; then take
+-- `amounts`. Taking more than there is breaks the table's rule, and with it the dispatch in the same transaction. Runs
+-- behind leader.fence.
 WITH item AS MATERIALIZED (
   SELECT * FROM unnest(%(kinds)s::text[], %(names)s::text[], %(keys)s::text[], %(amounts)s::double precision[],
-                       %(capacities)s::double precision[], %(per_seconds)s::double precision[])
-    AS item(kind, name, key, amount, capacity, per_second)
+                       %(returned)s::double precision[], %(capacities)s::double precision[],
+                       %(per_seconds)s::double precision[])
+    AS item(kind, name, key, amount, returned, capacity, per_second)
 ), present AS MATERIALIZED (
   SELECT item.*, bucket.ctid AS place,
-         least(item.capacity, least(item.capacity, bucket.tokens + item.per_second
-           * extract(epoch FROM clock_timestamp() - bucket.at)) - item.amount) AS tokens
+         least(item.capacity, bucket.tokens + item.returned + item.per_second
+           * extract(epoch FROM clock_timestamp() - bucket.at)) - item.amount AS tokens
   FROM item CROSS JOIN LATERAL (
     SELECT ctid, tokens, at FROM pgqueue.rate_buckets
     WHERE kind = item.kind AND name = item.name AND key = item.key FOR UPDATE) AS bucket

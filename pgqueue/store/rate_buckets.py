@@ -13,10 +13,11 @@ BucketKey = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """Tokens to take from one bucket (negative: to give back); it holds `capacity`, refilled by `per_second`."""
+    """Tokens to take from one bucket once `returned` came back; it holds `capacity`, refilled by `per_second`."""
 
     bucket: BucketKey
     amount: float
+    returned: float
     capacity: float
     per_second: float
 
@@ -35,6 +36,7 @@ def spend(items: Sequence[Spend]) -> Statement[dict[BucketKey, float]]:
         "names": [item.bucket[1] for item in items],
         "keys": [item.bucket[2] for item in items],
         "amounts": [item.amount for item in items],
+        "returned": [item.returned for item in items],
         "capacities": [item.capacity for item in items],
         "per_seconds": [item.per_second for item in items],
     }
