@@ -44,6 +44,17 @@ def filled_day(sql, state, day):
     return leaf_of(state, day)
 
 
+EXPIRED = 30_000
+SLOWLY = f"""
+CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_sleep(6.0 / {EXPIRED} * (SELECT count(*) FROM gone));  -- all of them in one statement: two leases
+  RETURN NULL;
+END $$;
+CREATE TRIGGER slowly AFTER DELETE ON {{}} REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION slowly()
+"""
+
+
 @pytest.fixture
 def writer(dsn):
     """The test's database as a role that may read and write rows there and owns nothing."""
@@ -209,3 +220,42 @@ def test_a_reader_of_the_day_itself_keeps_it_and_no_completion_waits(dsn, sql, q
             eventually(lambda: queue.get(job.id).state == "completed")
         assert sql(f"SELECT count(*) FROM pgqueue.{old}")[0][0] == 1
     assert "completions wait" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("pgqueue.unique_keys", "sha256(n::text::bytea), n, now() - interval '1 hour'"),
+        ("pgqueue.rate_buckets", "'key', 't', n::text, 0, now() - interval '1 hour', now() - interval '1 hour'"),
+    ],
+)
+def test_however_much_is_to_be_forgotten_the_leader_goes_on_leading_and_dispatching(dsn, sql, queue, table, row):
+    sql(f"INSERT INTO {table} SELECT {row} FROM generate_series(1, {EXPIRED}) AS n")
+    sql(SLOWLY.format(table))
+
+    def left():
+        return sql(f"SELECT count(*) FROM {table}")[0][0]
+
+    with running(dsn, registry_of(job=nothing)) as dispatcher:
+        some = eventually(lambda: EXPIRED > (number := left()) > 0 and number)
+        job = queue.enqueue("job")
+        eventually(lambda: queue.get(job.id).state == "completed")
+        eventually(lambda: left() < some, message="the next page")
+        assert (dispatcher.is_leader, dispatcher.epoch) == (True, 1)
+
+
+def test_what_is_over_goes_page_by_page_and_what_is_not_or_is_in_use_stays(dsn, sql):
+    at = "now() + (n % 2 - 0.5) * interval '1 hour'"  # half of them are over
+    sql(f"INSERT INTO pgqueue.unique_keys SELECT sha256(n::text::bytea), n, {at} FROM generate_series(1, 50) AS n")
+    sql(f"INSERT INTO pgqueue.rate_buckets SELECT 'key', 't', n, 0, now(), {at} FROM generate_series(1, 50) AS n")
+    with psycopg.connect(dsn) as somebody, psycopg.connect(dsn, autocommit=True) as connection:
+        somebody.execute("SELECT FROM pgqueue.unique_keys WHERE job_id = 2 FOR UPDATE")
+        somebody.execute("SELECT FROM pgqueue.rate_buckets WHERE key = '2' FOR UPDATE")
+        assert [db.run(connection, store.unique_keys.forget_keys(10)) for _ in range(3)] == [True, True, False]
+        looked, last = [], ("", "", "")
+        while last := db.run(connection, store.rate_buckets.forget_buckets(*last, 20)):
+            looked.append(last)
+    assert len(looked) == 3
+    for table, number, over in (("unique_keys", "job_id", "expires_at"), ("rate_buckets", "key", "full_at")):
+        assert sql(f"SELECT count(*) FROM pgqueue.{table}") == [(26,)]
+        assert sql(f"SELECT {number}::int FROM pgqueue.{table} WHERE {over} < now()") == [(2,)], "it was in use"

@@ -2,12 +2,15 @@
 
 TRUNCATE of a day's leaf locks that leaf alone; a DROP may have to wait for a reader of the whole history, so it
 waits 100 ms at most and tries again an hour later. DDL never runs in a fenced transaction: doing it twice is harmless.
+What else is forgotten goes in pages: a fenced transaction holds the leader's row, without which no lease is renewed and
+nothing dispatched.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TypeVar
 
 from pgqueue import store
 from pgqueue.clock import clock
@@ -15,11 +18,14 @@ from pgqueue.config import Settings
 from pgqueue.dispatcher.maintenance import Maintenance
 from pgqueue.dispatcher.service import Service
 from pgqueue.errors import DatabaseError, DatabaseUnavailableError
+from pgqueue.store import Statement
+from pgqueue.store.rate_buckets import BucketKey
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 INTERVAL = 3600.0  # seconds
-PAGE = 1000  # dependencies looked at in one fenced transaction; after it comes a pause of
+PAGE = 1000  # rows that one fenced transaction looks at, which holds the leader's row; after it comes a pause of
 PAUSE = 9  # times what it took
 FIRES = 5000  # records of fires that one transaction forgets
 
@@ -35,14 +41,10 @@ class Pruner(Service):
         self._settings = settings
 
     async def run_once(self) -> float:
-        """Make the days ahead, empty and drop those that are over, forget old dead workers; the seconds to wait."""
+        """Make the days ahead, empty and drop those that are over, forget what is of no use; the seconds to wait."""
         await self.create_ahead()
         await self._maintenance.plain(store.workers.forget_dead())
-        await self._maintenance.fenced(
-            store.rate_buckets.forget_buckets(),
-            store.unique_keys.forget_keys(),
-            store.leader.forget_elections(self._settings.leader_name),
-        )
+        await self._maintenance.fenced(store.leader.forget_elections(self._settings.leader_name))
         forget = store.inbox.forget(self._settings.retention_notifications)
         while (await self._maintenance.fenced(forget))[0]:
             pass
@@ -66,17 +68,23 @@ class Pruner(Service):
                 raise
             except DatabaseError as error:
                 logger.info("history: %s is in use, tried again later: %s", leaf, error)
-        await self._forget_dependencies()
+        while await self._page(store.unique_keys.forget_keys(PAGE)):
+            pass
+        bucket: BucketKey | None = ("", "", "")
+        while bucket is not None:
+            bucket = await self._page(store.rate_buckets.forget_buckets(*bucket, PAGE))
+        dependency: tuple[int, int] | None = (0, 0)
+        while dependency is not None:
+            dependency = await self._page(store.dependencies.forget(*dependency, PAGE))
         return INTERVAL
 
-    async def _forget_dependencies(self) -> None:
-        """Page by page, with pauses: there are many, all are looked at, and every term begins with this."""
-        last: tuple[int, int] | None = (0, 0)
-        while last is not None:
-            began = clock()
-            (last,) = await self._maintenance.fenced(store.dependencies.forget(*last, PAGE))
-            if last is not None:
-                await asyncio.sleep(PAUSE * (clock() - began))
+    async def _page(self, forget: Statement[T]) -> T:
+        """One page of what there may be a great deal of, and a pause if there is more: every term begins with this."""
+        began = clock()
+        (more,) = await self._maintenance.fenced(forget)
+        if more:
+            await asyncio.sleep(PAUSE * (clock() - began))
+        return more  # type: ignore[no-any-return]
 
     async def _forget_fires(self, seconds: float) -> int:
         """Forget a batch of fires of schedules; as old as the completed jobs that go with them."""

@@ -37,5 +37,18 @@ WITH item AS MATERIALIZED (
 SELECT kind, name, key, tokens FROM taken UNION ALL SELECT kind, name, key, tokens FROM made
 
 -- name: forget_buckets
--- Buckets that are full again are as good as none.
-DELETE FROM pgqueue.rate_buckets WHERE full_at < clock_timestamp() - interval '1 minute'
+-- Buckets that are full again are as good as none. A page of all is looked at: its last one; no row at the end.
+WITH looked AS MATERIALIZED (
+  SELECT kind, name, key FROM pgqueue.rate_buckets
+  WHERE (kind, name, key) > (CAST(%(kind)s AS text), CAST(%(name)s AS text), CAST(%(key)s AS text))
+  ORDER BY kind, name, key LIMIT CAST(%(page)s AS bigint)
+), filled AS MATERIALIZED (
+  SELECT bucket.place FROM looked CROSS JOIN LATERAL (
+    SELECT ctid AS place FROM pgqueue.rate_buckets
+    WHERE kind = looked.kind AND name = looked.name AND key = looked.key
+      AND full_at < clock_timestamp() - interval '1 minute'
+    FOR UPDATE SKIP LOCKED) AS bucket
+), gone AS (
+  DELETE FROM pgqueue.rate_buckets WHERE ctid = ANY(ARRAY(SELECT place FROM filled))
+)
+SELECT kind, name, key FROM looked ORDER BY kind DESC, name DESC, key DESC LIMIT 1

@@ -19,5 +19,12 @@ WHERE held.hash = decode(item.hash, 'hex')
 RETURNING held.job_id
 
 -- name: forget_keys
--- Windows that are over.
-DELETE FROM pgqueue.unique_keys WHERE expires_at < clock_timestamp()
+-- Windows that are over, some at a time; true while there are more. One that an enqueue has locked is in use. By now(),
+-- not clock_timestamp(): so the index ends the search.
+WITH ended AS MATERIALIZED (
+  SELECT hash FROM pgqueue.unique_keys WHERE expires_at < now()
+  ORDER BY expires_at LIMIT CAST(%(limit)s AS bigint) FOR UPDATE SKIP LOCKED
+), gone AS (
+  DELETE FROM pgqueue.unique_keys WHERE hash = ANY(ARRAY(SELECT hash FROM ended)) RETURNING 1
+)
+SELECT count(*) = CAST(%(limit)s AS bigint) FROM gone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pgqueue.store.statement import Statement, nothing
+from pgqueue.store.statement import Statement
 
 BucketKey = tuple[str, str, str]
 """What a bucket limits: kind (`type`, `key` or `queue`), the type's or queue's name, and the concurrency key."""
@@ -43,6 +43,9 @@ def spend(items: Sequence[Spend]) -> Statement[dict[BucketKey, float]]:
     return Statement("rate_buckets.spend", params, lambda rows: {(row[0], row[1], row[2]): row[3] for row in rows})
 
 
-def forget_buckets() -> Statement[None]:
-    """Drop the rows of buckets that are full again."""
-    return Statement("rate_buckets.forget_buckets", {}, nothing)
+def forget_buckets(kind: str, name: str, key: str, page: int) -> Statement[BucketKey | None]:
+    """Drop the rows of buckets that are full again, of a page after this one; the last one looked at."""
+    params = {"kind": kind, "name": name, "key": key, "page": page}
+    return Statement(
+        "rate_buckets.forget_buckets", params, lambda rows: (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pgqueue.store.statement import Row, Statement, nothing
+from pgqueue.store.statement import Row, Statement, scalar
 
 
 def lock_keys(hashes: Iterable[bytes]) -> Statement[dict[bytes, tuple[int, bool]]]:
@@ -29,6 +29,6 @@ def keep_keys(items: Sequence[tuple[bytes, int, float]]) -> Statement[list[int]]
     return Statement("unique_keys.keep_keys", params, lambda rows: [row[0] for row in rows])
 
 
-def forget_keys() -> Statement[None]:
-    """Drop the keys whose window is over."""
-    return Statement("unique_keys.forget_keys", {}, nothing)
+def forget_keys(limit: int) -> Statement[bool]:
+    """Drop some of the keys whose window is over; True if there may be more."""
+    return Statement("unique_keys.forget_keys", {"limit": limit}, scalar)
