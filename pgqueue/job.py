@@ -301,7 +301,7 @@ def encode(
         else validation.check_integer(max_attempts, "max_attempts", 1, MAX_ATTEMPTS_LIMIT),
         timeout=None if timeout is None else validation.check_seconds(timeout, "timeout"),
         unique_key=None if unique_key is None else validation.check_key(unique_key, "unique_key"),
-        concurrency_key=None if concurrency_key is None else validation.check_key(concurrency_key, "concurrency_key"),
+        concurrency_key=None if concurrency_key is None else validation.check_concurrency_key(concurrency_key),
     )
     _encode_rest(encoded, new, options)
     after = _first(new.after, options.after)

@@ -103,9 +103,10 @@ class AsyncQueue(AsyncJobActs):
             max_attempts: how often it is tried; None: the type's.
             timeout: seconds a run may take, 0 for no limit; None: the type's.
             unique_key: while a live job of this type has this key, that job is returned instead (`job.existing`).
-            concurrency_key: what jobs of one customer, tenant or resource share.
+            concurrency_key: what jobs of one customer, tenant or resource share; at most 1 000 bytes of UTF-8.
             unique_scope: the key is held until the job is finished (None, `live`), or until it starts (`pending`).
-            unique_window: seconds from now that the key is held at least, whatever becomes of the job.
+            unique_window: seconds from now that the key is held at least, whatever becomes of the job, against
+                enqueues that give a window too; one that gives none meets live jobs only.
             on_conflict: what a taken key means: `existing` (None): the job that has it is returned; `raise`;
                 `replace`: that job takes this payload and time if it never started (`job.replaced`).
             expires_at: an aware datetime; a job not started by then is cancelled, with reason `expired`.
@@ -115,6 +116,7 @@ class AsyncQueue(AsyncJobActs):
             on_failure: what it means that one of them failed or was cancelled: `cancel` (None): this one is cancelled
                 too, with reason `parent_failed`; `run`: it counts as done; `wait`: until a replay of it completes.
             tags: what a worker must have to run it, such as `gpu` or `region=eu`; where none has, it stays pending.
+                At most 1 000 bytes with commas between them.
             options: the same as a value; keywords beat it.
             connection: the caller's, of psycopg or SQLAlchemy, or an AsyncSession; None: an own one, committed at once.
 

@@ -93,7 +93,7 @@ class ScheduleRules(Rules):
         "max_attempts": lambda name, value: validation.check_integer(value, name, 1, MAX_ATTEMPTS_LIMIT),
         "timeout": lambda name, value: validation.check_seconds(value, name),
         "unique_key": lambda name, value: validation.check_key(value, name),
-        "concurrency_key": lambda name, value: validation.check_key(value, name),
+        "concurrency_key": lambda _name, value: validation.check_concurrency_key(value),
         "missed": _one_of(MISSED),
         "max_age": lambda name, value: validation.check_seconds(value, name),
         "overlap": _one_of(OVERLAP),

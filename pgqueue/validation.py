@@ -24,6 +24,7 @@ MAX_PAYLOAD_DEPTH = 64
 MAX_INTEGER_BITS = 4096  # json.loads refuses integers of more than 4 300 digits; this is 1 233
 MAX_SECONDS = 10 * 366 * 86_400.0  # ten years: what a delay or timeout may be at most
 MAX_KEY_BYTES = 1024 * 1024
+MAX_LANE_BYTES = 1000  # of a concurrency key, and of a job's tags: one row of an index has both, in 2 704 bytes
 MAX_HEADER_BYTES = 16 * 1024
 MAX_PROGRESS_CHARACTERS = 500
 
@@ -63,14 +64,19 @@ def check_tag(value: object, what: str = "tag") -> str:
 
 
 def check_tags(value: object) -> list[str]:
-    """Return tags in the one way they are stored: sorted, each once.
+    """Return a job's tags in the one way they are stored: sorted, each once.
 
     Raises:
-        InvalidArgumentError, InvalidNameError: not a list of tags.
+        InvalidArgumentError, InvalidNameError: not a list of tags, or more of them than an index takes.
     """
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise InvalidArgumentError(f"invalid tags {shorten(value)}: must be a list of tags")
-    return sorted({check_tag(tag) for tag in value})
+    tags = sorted({check_tag(tag) for tag in value})
+    if (size := len(join_tags(tags))) > MAX_LANE_BYTES:  # they are ASCII
+        raise InvalidArgumentError(
+            f"invalid tags {shorten(tags)}: {size} bytes with commas between them, at most {MAX_LANE_BYTES} are allowed"
+        )
+    return tags
 
 
 def join_tags(tags: Iterable[str]) -> str:
@@ -148,15 +154,20 @@ def check_callback(function: Any, what: str, *arguments: str) -> Any:
     return function
 
 
-def check_key(value: object, what: str) -> str:
-    """Return `value` if it can be a unique or concurrency key: text PostgreSQL can store, not empty."""
+def check_key(value: object, what: str, max_bytes: int = MAX_KEY_BYTES) -> str:
+    """Return `value` if it can be a key: text PostgreSQL can store, not empty, of at most `max_bytes` in UTF-8."""
     if not isinstance(value, str) or not value:
         raise InvalidArgumentError(f"invalid {what} {shorten(value)}: must be text of at least one character")
     if flaw := _text_flaw(value):
         raise InvalidArgumentError(f"invalid {what} {shorten(value)}: {flaw}")
-    if len(value.encode()) > MAX_KEY_BYTES:
-        raise InvalidArgumentError(f"invalid {what}: {len(value.encode())} bytes, at most {MAX_KEY_BYTES} are allowed")
+    if (size := len(value.encode())) > max_bytes:
+        raise InvalidArgumentError(f"invalid {what} {shorten(value)}: {size} bytes, at most {max_bytes} are allowed")
     return str(value)
+
+
+def check_concurrency_key(value: object) -> str:
+    """Return `value` if it can be a concurrency key: unlike a unique key, which is hashed, it stands in indexes."""
+    return check_key(value, "concurrency_key", MAX_LANE_BYTES)
 
 
 def payload_object(payload: object) -> dict[str, Any]:

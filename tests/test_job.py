@@ -18,6 +18,7 @@ from pgqueue.schema import tables
 
 DRAWING = Path(__file__).parents[1] / "docs" / "state_machine.md"
 SOON = datetime(2030, 1, 1, tzinfo=UTC)
+TAGS = [f"{number}{'x' * 127}" for number in range(7)] + ["y" * 97]  # 1 000 bytes with the commas
 
 
 def test_transitions_are_the_arrows_of_the_drawing():
@@ -113,6 +114,9 @@ def test_both_delay_and_run_at_are_refused(new):
         ({"unique_key": 5}, "unique_key"),
         ({"unique_key": "x" * (1024 * 1024 + 1)}, "unique_key"),
         ({"concurrency_key": "\ud800"}, "concurrency_key"),
+        ({"concurrency_key": "é" * 501}, "invalid concurrency_key .*: 1002 bytes, at most 1000 are allowed"),
+        ({"options": JobOptions(concurrency_key="x" * 1001)}, "concurrency_key .*: 1001 bytes, at most 1000"),
+        ({"tags": [*TAGS, "z"]}, "invalid tags .*: 1002 bytes with commas between them, at most 1000 are allowed"),
         ({"options": {"delay": 1}}, "options"),
     ],
 )
@@ -131,6 +135,8 @@ def test_options_at_their_limits_pass():
         {"timeout": 0},
         {"run_at": SOON},
         {"unique_key": "x" * 1024 * 1024},
+        {"concurrency_key": "é" * 500},
+        {"tags": [*TAGS, TAGS[0]]},
     ):
         assert encode(NewJob("a", **options)).type == "a"
 

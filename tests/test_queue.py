@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+import string
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=8,
 )
+KEYS = TEXTS.filter(lambda text: 0 < len(text.encode()) <= 1000)
 several_examples = settings(
     deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -158,7 +160,7 @@ def test_a_bad_row_keeps_the_whole_batch_out(size, queue, sql):
 
 
 @several_examples
-@given(st.lists(st.tuples(st.dictionaries(TEXTS, JSON, max_size=4), TEXTS.filter(bool)), min_size=1, max_size=6))
+@given(st.lists(st.tuples(st.dictionaries(TEXTS, JSON, max_size=4), KEYS), min_size=1, max_size=6))
 def test_payloads_and_keys_survive_both_ways_in(queue, rows):
     """COPY's text format has escapes of its own; INSERT over arrays has none."""
     new = [NewJob("a", payload, concurrency_key=key) for payload, key in rows]
@@ -240,6 +242,19 @@ def test_a_key_of_a_megabyte_is_a_key(queue, sql):
     assert queue.get(first.id).unique_key == key
     hashed = sql("SELECT octet_length(unique_hash) FROM pgqueue.jobs WHERE id = %s", first.id)[0][0]
     say(f"a key of {len(key.encode())} bytes: indexed as {hashed}, its job is found after {1000 * took:.0f} ms")
+
+
+def test_the_longest_names_key_and_tags_fit_the_indexes_of_what_is_pending(queue, sql):
+    chance = random.Random(4)
+
+    def text(length: int) -> str:  # that an index cannot compress
+        return "".join(chance.choices(string.ascii_letters + string.digits, k=length))
+
+    key, tags = text(1000), [text(128) for _ in range(7)] + [text(97)]
+    job = queue.enqueue(text(128), queue=text(128), concurrency_key=key, tags=tags, delay=3600)
+    queue.run_now(job.id)
+    assert queue.get(job.id).state == "pending"
+    assert sql("SELECT octet_length(concurrency_key), octet_length(tags) FROM pgqueue.jobs") == [(1000, 1000)]
 
 
 @pytest.mark.parametrize("batched", [False, True])

@@ -119,6 +119,7 @@ def test_a_fires_job_says_where_it_comes_from_and_starts_with_its_jitter():
         ({"missed": "some"}, InvalidArgumentError, "must be one of skip, last, all"),
         ({"overlap": "wait"}, InvalidArgumentError, "must be one of allow, skip, queue"),
         ({"jitter": -1}, InvalidArgumentError, "invalid jitter -1"),
+        ({"concurrency_key": "x" * 1001}, InvalidArgumentError, "1001 bytes, at most 1000 are allowed"),
         ({"max_age": "1h"}, InvalidArgumentError, "invalid max_age '1h'"),
         ({"enabled": "yes"}, InvalidArgumentError, "must be true or false"),
         ({"max_attempts": 0}, InvalidArgumentError, "invalid max_attempts 0"),

@@ -222,6 +222,7 @@ async def later(payload):
     [
         ({"type": "a b"}, "invalid job type"),
         ({"delay": -1}, "invalid delay -1"),
+        ({"concurrency_key": "x" * 1001}, "1001 bytes, at most 1000 are allowed"),
         ({"colour": "red"}, "colour"),
         ({"when": later}, "when of trigger e -> t must be a plain function"),
         ({"payload": 7}, "payload of trigger e -> t must be a plain function"),

@@ -61,6 +61,9 @@ BROKEN = (
     {"type": "a", "options": {"delay": -1}},
     {"type": "a", "options": {"backoff": "sometimes"}},
     {"type": "a", "options": {"unique_window": 5}},
+    {"type": "a", "options": {"concurrency_key": "x" * 1001}},
+    {"type": "a", "options": {"concurrency_key": "é" * 501}},
+    {"type": "a", "options": {"tags": [f"{number:0128}" for number in range(8)]}},
     {"type": "a", "option": {}},
     {"type": "'; DROP TABLE pgqueue.jobs; --"},
 )

@@ -10,12 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from pgqueue.job import MAX_ATTEMPTS_LIMIT, MAX_PRIORITY, MIN_PRIORITY, JobState, Reason
-from pgqueue.validation import MAX_SECONDS
+from pgqueue.validation import MAX_LANE_BYTES, MAX_SECONDS
 
 MAX_BULK = 1000
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$", strict=True)]
 Text = Annotated[str, Field(min_length=1, max_length=1024, strict=True)]
+ConcurrencyKey = Annotated[
+    str, Field(min_length=1, max_length=MAX_LANE_BYTES, strict=True, description="at most 1000 bytes of UTF-8")
+]
 JobId = Annotated[str, Field(pattern=r"^[0-9]{1,19}$", examples=["4711"])]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, strict=True, allow_inf_nan=False)]
 QuerySeconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
@@ -38,7 +41,7 @@ class Options(Body):
     max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS_LIMIT, strict=True)] | None = None
     timeout: Seconds | None = Field(default=None, description="seconds a run may take; 0: no limit")
     unique_key: Text | None = None
-    concurrency_key: Text | None = None
+    concurrency_key: ConcurrencyKey | None = None
     unique_scope: Literal["live", "pending"] | None = None
     unique_window: Seconds | None = None
     on_conflict: Literal["existing", "raise", "replace"] | None = None
@@ -47,7 +50,9 @@ class Options(Body):
     headers: dict[str, str] | None = None
     after: list[JobId] | None = Field(default=None, max_length=MAX_BULK, description="jobs that come first")
     on_failure: Literal["cancel", "run", "wait"] | None = Field(default=None, description="where one of these fails")
-    tags: list[Text] | None = Field(default=None, max_length=100, description="what it needs of a worker")
+    tags: list[Text] | None = Field(
+        default=None, max_length=100, description="what it needs of a worker; at most 1000 bytes together"
+    )
 
 
 class NewJobBody(Body):
@@ -197,7 +202,7 @@ class ScheduleBody(Body):
     max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS_LIMIT, strict=True)] | None = None
     timeout: Seconds | None = None
     unique_key: Text | None = None
-    concurrency_key: Text | None = None
+    concurrency_key: ConcurrencyKey | None = None
     missed: Literal["skip", "last", "all"] | None = Field(default=None, description="fires nobody was there for")
     max_age: Seconds | None = Field(default=None, description="seconds; an older missed fire is not made up for")
     overlap: Literal["allow", "skip", "queue"] | None = Field(default=None, description="while a job of it is live")
