@@ -7,11 +7,13 @@ import contextlib
 import logging
 import threading
 
+import psycopg
 import pytest
-from support import eventually
+from support import eventually, finished
 from test_fencing import nothing, registry_of, running
+from test_fleet_faults import working
 
-from pgqueue import Dispatcher, Queue, Settings
+from pgqueue import Dispatcher, Queue, Registry, Settings
 from pgqueue.errors import ConflictError
 from pgqueue.worker.base import RELEASE_GRACE
 
@@ -206,6 +208,34 @@ def test_run_cancelled_as_it_starts_leaves_no_thread_and_may_be_called_again(dsn
     asyncio.run(main())
     assert sql("SELECT holder_id FROM pgqueue.leader")[0][0] is None
     assert sql("SELECT count(*) FROM pgqueue.workers")[0][0] == 0
+
+
+def test_what_ran_on_a_worker_that_could_not_write_it_is_lost_and_does_not_run_again(dsn, queue, sql, monkeypatch):
+    monkeypatch.setattr("pgqueue.dispatcher.daemon.FLUSH_TIMEOUT", 0.5)
+    ran, entered, go = [], threading.Event(), threading.Event()
+
+    async def once(job, context):
+        ran.append(job.attempt)
+        entered.set()
+        await asyncio.to_thread(go.wait, 20)
+
+    with (
+        working(dsn, registry_of(once=once)) as worker,
+        running(dsn, Registry(), execute=False, job_poll_interval=0.2, worker_lease_duration=2.5),
+    ):
+        job = queue.enqueue("once", max_attempts=1)
+        assert entered.wait(20)
+        with psycopg.connect(dsn) as somebody:
+            somebody.execute("SELECT FROM pgqueue.jobs WHERE id = %s FOR UPDATE", (job.id,))
+            go.set()
+            eventually(lambda: worker.ended_count == 1)
+            worker.stop()
+            assert sql("SELECT dead, left_at FROM pgqueue.workers WHERE remote") == [(True, None)]
+            assert queue.get(job.id).state == "processing"
+        with working(dsn, registry_of(once=once)):
+            ended = finished(queue, job)
+    assert (ended.state, ended.reason, ended.attempt, ended.released) == ("failed", "lost", 1, 0)
+    assert ran == [1]
 
 
 def test_run_twice_at_once_is_a_conflict_whenever_the_second_comes(dsn):

@@ -238,6 +238,7 @@ class Daemon:
         task.result()
 
     async def _drain(self, control: ControlLoop) -> None:
+        written = False
         try:
             await control.run(self._retired())
             if self._worker is not None:
@@ -246,11 +247,12 @@ class Daemon:
                 with contextlib.suppress(PgQueueError, TimeoutError):
                     async with asyncio.timeout(FLUSH_TIMEOUT):  # a socket may be half open: no answer ever comes
                         await control.run(self._worker.repair())
-                if not await control.run(self._worker.completer.flushed(FLUSH_TIMEOUT)):
+                written = await control.run(self._worker.completer.flushed(FLUSH_TIMEOUT))
+                if not written:
                     logger.error("some outcomes could not be written; their jobs are taken for lost")
         finally:
             if self._worker is not None:
-                await self._worker.close()
+                await self._worker.close(written=written)
             await control.run(self._end())
 
     def _run_in_thread(self) -> None:

@@ -35,9 +35,11 @@ RETURNING CAST(pg_notify(%(control_channel)s, 'workers') AS text),
 DELETE FROM pgqueue.workers AS worker WHERE id = %(id)s
 
 -- name: leave_behind
--- A remote worker goes. Its row stays for a while: what a leader assigned to it meanwhile never ran.
+-- A remote worker goes. Its row stays for a while: what a leader assigned to it meanwhile never ran. With outcomes that
+-- could not be `written` it is dead and has not left: what is still assigned to it may have run.
 WITH gone AS (
-  UPDATE pgqueue.workers SET dead = true, draining = true, left_at = clock_timestamp(), expires_at = clock_timestamp()
+  UPDATE pgqueue.workers SET dead = true, draining = true, expires_at = clock_timestamp(),
+         left_at = CASE WHEN CAST(%(written)s AS boolean) THEN clock_timestamp() END
   WHERE id = %(id)s AND NOT dead RETURNING 1
 )
 SELECT CAST(pg_notify(%(control_channel)s, 'workers') AS text) FROM gone

@@ -125,10 +125,10 @@ def drain(worker_id: UUID, control_channel: str) -> Statement[bool]:
     return Statement("workers.drain", {"id": worker_id, "control_channel": control_channel}, bool)
 
 
-def leave(worker_id: UUID, registration: Registration) -> Statement[None]:
-    """Take the worker's row away; a remote one's stays for a while, marked as left."""
+def leave(worker_id: UUID, registration: Registration, *, written: bool = True) -> Statement[None]:
+    """Take the worker's row away; a remote one's stays: it left, or unless all its outcomes are `written`, it died."""
     if registration.remote:
-        params = {"id": worker_id, "control_channel": registration.control_channel}
+        params = {"id": worker_id, "written": written, "control_channel": registration.control_channel}
         return Statement("workers.leave_behind", params, nothing)
     return Statement("workers.leave", {"id": worker_id}, nothing)
 

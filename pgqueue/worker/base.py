@@ -220,10 +220,13 @@ class BaseWorker:
                 self._pool.abandon()
                 await self._pool.wait_idle(RELEASE_GRACE)
 
-    async def close(self) -> None:
-        """On the handlers' loop, after the completer is flushed: the row, the threads and the resources go."""
+    async def close(self, *, written: bool = True) -> None:
+        """On the handlers' loop, after the completer is flushed: the row, the threads and the resources go.
+
+        Unless all outcomes are `written`, what is still this worker's counts as lost: it may have run.
+        """
         try:
-            await asyncio.to_thread(self._heartbeat.stop)
+            await asyncio.to_thread(self._heartbeat.stop, written=written)
             await self._pool.close()
         finally:
             await self._lifespan.stop()

@@ -61,6 +61,7 @@ class Heartbeat:
         self._backings = backings
         self._said: Sequence[Backing] = ()
         self._stop = threading.Event()
+        self._written = True
         self._connection: db.Connection | None = None
         self._deadline = 0.0
         self.worker_id: UUID | None = None
@@ -70,8 +71,9 @@ class Heartbeat:
         """Begin; the worker is registered soon, or when the database can be reached."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End: the row goes, if the database can be reached."""
+    def stop(self, *, written: bool = True) -> None:
+        """End: the row goes, if the database can be reached; as a dead worker's if not all outcomes are `written`."""
+        self._written = written
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=STOP_TIMEOUT)
@@ -89,6 +91,8 @@ class Heartbeat:
             except PgQueueError as error:
                 logger.warning("heartbeat failed: %s", error)
                 self._disconnect()
+            except Exception:  # a backend of the user's own could not say its capacity: asked again at the next beat
+                logger.exception("heartbeat failed")
             self.check_lease()
             self._stop.wait(max(0.0, self._interval - (clock() - started)))
         self._leave()
@@ -142,7 +146,8 @@ class Heartbeat:
     def _leave(self) -> None:
         try:
             if self._connection is not None and self.worker_id is not None:
-                db.run(self._connection, store.workers.leave(self.worker_id, self._registration), self._schema)
+                leave = store.workers.leave(self.worker_id, self._registration, written=self._written)
+                db.run(self._connection, leave, self._schema)
         except PgQueueError as error:
             logger.debug("worker row stays behind: %s", error)
         self._disconnect()

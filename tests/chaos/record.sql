@@ -59,8 +59,9 @@ BEGIN
   FROM pgqueue.leader AS leader WHERE leader.name = 'default';
   RETURN NULL;
 END $$;
+-- The leader marks a worker dead and touches nothing else; one that goes by itself says when.
 CREATE TRIGGER chaos_note AFTER UPDATE OF dead ON pgqueue.workers FOR EACH ROW
-WHEN (NEW.dead AND NOT OLD.dead AND NEW.left_at IS NULL) EXECUTE FUNCTION chaos.note_write('reaped');
+WHEN (NEW.dead AND NOT OLD.dead AND NEW.expires_at = OLD.expires_at) EXECUTE FUNCTION chaos.note_write('reaped');
 CREATE TRIGGER chaos_note AFTER INSERT ON pgqueue.schedule_fires FOR EACH ROW
 EXECUTE FUNCTION chaos.note_write('fired');
 
