@@ -13,7 +13,7 @@ from executor_tools import dispatched
 from support import eventually, finished
 from test_fleet_faults import working
 
-from pgqueue import ExecutionBackend, NewJob, Registry
+from pgqueue import ExecutionBackend, NewJob, Registry, Settings, Worker
 from pgqueue.errors import BackendUnavailableError, ConfigurationError
 from pgqueue.outcome import JobLostError, JobReleasedError
 from pgqueue.worker.backends import remote_task
@@ -190,6 +190,38 @@ def test_a_worker_is_given_no_more_than_its_cluster_has_places_for_and_explain_s
         slow.free.set()
         eventually(lambda: queue.counts()["completed"] == len(jobs) + 1)
     assert sql("SELECT max(attempt), max(released) FROM pgqueue.finished_jobs") == [(1, 0)]
+
+
+def test_a_backend_that_cannot_say_its_capacity_ends_no_heartbeat(dsn, queue, started, sql, caplog):
+    class Unsure(Slow):
+        def capacity(self):
+            if self.places is None:
+                raise RuntimeError("nobody knows")
+            return self.places
+
+    def beaten(last=None):
+        beats = sql("SELECT heartbeat_at FROM pgqueue.workers WHERE remote")
+        return beats != last and beats
+
+    unsure, registry = Unsure(), Registry()
+    unsure.free.set()
+    unsure.places = None
+    registry.register("unsure", answer, backend=unsure)
+    started(Registry(), execute=False)
+    worker = Worker(Settings(database_url=dsn, heartbeat_interval=0.2), registry)
+    worker.start()
+    try:
+        eventually(lambda: caplog.text.count("RuntimeError: nobody knows") >= 2, 20, "it is asked again")
+        assert worker.worker_id is None, "it would be given more than there is a place for"
+        unsure.places = 2
+        assert finished(queue, queue.enqueue("unsure")).state == "completed"
+        unsure.places = None
+        beat = beaten()
+        for _ in range(3):
+            beat = eventually(lambda: beaten(beat), 20, "it lives on")  # noqa: B023 - called before the next round
+    finally:
+        worker.stop()
+    assert sql("SELECT left_at IS NOT NULL FROM pgqueue.workers WHERE remote") == [(True,)]
 
 
 def test_a_full_cluster_of_the_leader_s_own_leaves_its_jobs_to_a_worker_without_one(dsn, queue, started, sql):
