@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import threading
 import time
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -13,6 +15,9 @@ from soak import Background, Fleet, Standstill, count, percentile, say, spread
 from support import eventually
 
 from pgqueue import NewJob, Queue
+from pgqueue.dispatcher.bell import Doorbell
+from pgqueue.dispatcher.sessions import Sessions
+from pgqueue.store.statement import Bell
 
 POLL = 10  # seconds; the lateness allowed is a tenth of it
 PRODUCERS = 8
@@ -122,6 +127,29 @@ def _waits_of_single_jobs(fleet, queue, clock):
         late.append((job.id, returned))
     started = {one["id"]: one["time"] for one in fleet.runs() if one["event"] == "start"}
     return [clock.seconds(at - EPOCH, started[job_id] - EPOCH) for job_id, at in late][1:]
+
+
+def test_a_sleep_goes_by_what_its_last_look_says_of_the_next(dsn):
+    timers, waits, looks = iter([0.005, 1.0, 1.0]), [], []
+
+    async def look(woken):
+        looks.append(woken is not None)
+        return False
+
+    async def wait(seconds):
+        waits.append(seconds)
+        return len(waits) == 3
+
+    async def sleep():
+        doorbell = Doorbell(Sessions(dsn, uuid4(), 3.0), "pgqueue", Bell.of("pgqueue", "default"), look, wait)
+        try:
+            await doorbell.sleep(lambda: next(timers))
+        finally:
+            await doorbell.close()
+
+    asyncio.run(sleep())
+    assert waits == [0.005, 1.0, 1.0]
+    assert looks == [False, False, False, True]
 
 
 def test_jobs_complete_while_another_session_holds_a_snapshot(dsn, tmp_path):

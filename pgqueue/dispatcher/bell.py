@@ -57,14 +57,16 @@ class Doorbell:
         self._look_until = 0.0
         self._rung_in_vain = 0.0
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep until rung or until there was something to dispatch; looks by itself every `seconds`.
+    async def sleep(self, longest: Callable[[], float]) -> None:
+        """Sleep until rung or until there was something to dispatch; looks by itself every `longest` seconds.
+
+        They are asked for before each wait: what a look finds, a rate's next token for one, makes them others.
 
         Nothing found after a ring means the work is not for now (a saturated type, a type of nobody's). So that a
         stream of such enqueues does not ring for each, it looks every 50 ms for a second without the bell after two.
         """
         if clock() < self._look_until:
-            await self._wait(min(LAST_PAUSE, seconds))
+            await self._wait(min(LAST_PAUSE, longest()))
             if await self._dispatch_all(None):
                 self._look_until = 0.0
             return
@@ -84,7 +86,7 @@ class Doorbell:
 
         try:
             while not await self._dispatch_all(None):
-                if await self._wait(seconds):
+                if await self._wait(longest()):
                     if not await self._dispatch_all(leave):
                         if clock() - self._rung_in_vain < LOOK_FOR:
                             self._look_until = clock() + LOOK_FOR

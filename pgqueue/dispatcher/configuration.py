@@ -16,8 +16,9 @@ from pgqueue.job import DEFAULT_MAX_ATTEMPTS, Job
 from pgqueue.limits import Limits
 from pgqueue.outcome import Policy
 from pgqueue.registry import Registry
-from pgqueue.rules import DEFAULT_WEIGHT, QueueRules, TypeRules
+from pgqueue.rules import DEFAULT_WEIGHT, QueueRules, RateLimit, TypeRules
 from pgqueue.store.configuration import Config, QueueConfig, TypeConfig
+from pgqueue.store.rate_buckets import BucketKey
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,13 @@ class Configuration:
         """What holds for the queue."""
         config = self._queues.get(queue)
         return _NO_QUEUE_RULES if config is None else config.rules
+
+    def rate(self, bucket: BucketKey) -> RateLimit | None:
+        """What refills this bucket; None: it limits nothing any more."""
+        kind, name, _ = bucket
+        if kind == "queue":
+            return self.queue_rules(name).rate_limit
+        return self.rules(name).rate_limit_per_key if kind == "key" else self.rules(name).rate_limit
 
     def policy(self, job_type: str) -> Policy:
         """What becomes of the type's jobs that go wrong, as far as it can be known without its code."""

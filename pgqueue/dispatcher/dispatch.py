@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH = 500
 MAX_BATCH_BYTES = 8 * 1024 * 1024
+FIRST_BATCH = 50
+"""How many payloads may come before their size is known. The leader's row is locked meanwhile: at 1 MiB each for some
+tenths of a second, where `MAX_BATCH` of them might take a lease."""
 SCAN_AT_LEAST = 0.02  # seconds between full scans while busy
 SCAN_SHARE = 20  # times what the last scan took
 STALE_GRACE = 2.0  # seconds the executor has to report a time-out itself
@@ -123,7 +126,7 @@ class Dispatch(Service):
         self._connection: db.AsyncConnection | None = None
         self._next_scan = 0.0
         self._scanned_empty = False
-        self._batch = MAX_BATCH
+        self._batch: int | None = None
         self._trying_since: float | None = None
 
     def trouble(self, limit: float) -> Trouble | None:
@@ -152,7 +155,7 @@ class Dispatch(Service):
             await self._doze(self._longest_sleep())
             self._next_scan = 0.0
         else:
-            await self._doorbell.sleep(self._longest_sleep())
+            await self._doorbell.sleep(self._longest_sleep)
         return 0.0
 
     def freed(self) -> None:
@@ -232,7 +235,7 @@ class Dispatch(Service):
 
     async def _guessed(self) -> bool:
         """Dispatch from the lane of the last two dispatches, if it alone has work; True if it had."""
-        plan = None if self._usual_lane is None else self._planner.guess(self._usual_lane, self._batch)
+        plan = None if self._usual_lane is None else self._planner.guess(self._usual_lane, self._most())
         return plan is not None and await self._kept(self._step_by(plan))
 
     async def _scan(self) -> None:
@@ -264,9 +267,19 @@ class Dispatch(Service):
         if version == self._rules_version:
             self._next_scan = clock() + min(self._poll_interval, max(SCAN_AT_LEAST, SCAN_SHARE * took))
 
+    def _most(self) -> int:
+        """How many jobs the next claim may move. Payloads come here with the own worker's alone."""
+        if self._batch is not None:
+            return self._batch
+        worker = self._worker
+        many = worker is not None and (self._placement.alone or worker.concurrency > FIRST_BATCH)
+        return FIRST_BATCH if many else MAX_BATCH
+
     async def _find_slots(self) -> bool:
         """Before a sleep: are there slots on remote workers that nobody told of?"""
-        waiting = bool(self._lanes.stands)
+        # While every slot is taken no enqueue rings: the first that is free again has to. Behind a pooler nothing does.
+        placement = self._placement
+        waiting = bool(self._lanes.stands) or not (placement.alone or self._sessions.pooled or placement.any_free())
         if self._slots.idle and not waiting:
             return False
         self._try()
@@ -280,7 +293,7 @@ class Dispatch(Service):
         Lanes that give nothing are forgotten until the next scan, and the others asked: under strict order the lane
         whose turn it is need not have the first job of its key.
         """
-        plan = self._planner.next(self._batch)
+        plan = self._planner.next(self._most())
         if plan is None:
             self._trying_since = None
             return False
@@ -292,7 +305,7 @@ class Dispatch(Service):
             self._dispatched(plan.quotas, jobs)
             if jobs:
                 return True
-            plan = self._planner.next(self._batch)
+            plan = self._planner.next(self._most())
         self._trying_since = None
         return False
 
@@ -326,6 +339,7 @@ class Dispatch(Service):
                 raise
             if left:
                 self._buckets.spent(left[0], unused(plan.tokens, jobs))
+                self._buckets.tidy(self._configuration.rate)
             if jobs:
                 self._hand_over(jobs, began)
         self._trying_since = None

@@ -8,7 +8,7 @@ back with the next one, into a bucket that holds no more than it holds: what was
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from pgqueue.clock import clock
 from pgqueue.job import Job
@@ -17,6 +17,7 @@ from pgqueue.store.rate_buckets import BucketKey, Spend
 
 CAUTION = 0.999
 """The share of the time that is counted."""
+FEW = 4096  # buckets that are kept without a look at whether they are full: keys come and go by the thousand
 
 
 class Buckets:
@@ -61,13 +62,23 @@ class Buckets:
             self._tokens.pop(bucket, None)
             self._unused.pop(bucket, None)
 
-    def full(self, rates: Mapping[BucketKey, RateLimit]) -> list[BucketKey]:
-        """Which of the known ones are full, or limited no more."""
-        return [
-            bucket
-            for bucket in self._tokens
-            if bucket not in rates or self.available(bucket, rates[bucket]) >= rates[bucket].count
-        ]
+    def full(self, rate_of: Callable[[BucketKey], RateLimit | None]) -> list[BucketKey]:
+        """Which of the known ones are full in the table, whatever comes back to them, or limit nothing any more."""
+        now = clock()
+        found = []
+        for bucket, (tokens, at) in self._tokens.items():
+            rate = rate_of(bucket)
+            if rate is None or tokens + rate.per_second * (now - at) * CAUTION >= rate.count:
+                found.append(bucket)
+        return found
+
+    _tidy_at = FEW
+
+    def tidy(self, rate_of: Callable[[BucketKey], RateLimit | None]) -> None:
+        """Forget the full ones, when twice as many are known as were left the last time: that costs each little."""
+        if len(self._tokens) >= self._tidy_at:
+            self.forget(self.full(rate_of))
+            self._tidy_at = max(FEW, 2 * len(self._tokens))
 
 
 def unused(tokens: Mapping[BucketKey, tuple[int, RateLimit]], jobs: Iterable[Job]) -> dict[BucketKey, float]:

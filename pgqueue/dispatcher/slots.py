@@ -1,5 +1,6 @@
 """Which runs of remote workers are over: looked for, by primary key, before every sleep while anything waits for slots.
 
+So it does while all slots are taken: an enqueue does not ring then, and what it left is found when a slot comes free.
 Before it sleeps the leader takes the slots' lock; from then on each completion elsewhere rings (sql/leader.sql,
 ring_slots), and awake it gives the lock back, so that a busy leader is not rung at all. A completion in flight keeps
 the lock from it: then it looks again within milliseconds.
