@@ -9,7 +9,7 @@ import logging
 
 from pgqueue import callers, db, store
 from pgqueue.dispatcher.maintenance import Maintenance
-from pgqueue.dispatcher.service import Service
+from pgqueue.dispatcher.service import HELD_PAUSE, Service
 from pgqueue.job import JobState, Reason
 
 logger = logging.getLogger(__name__)
@@ -38,11 +38,14 @@ class Expirer(Service):
     async def run_once(self) -> float:
         """End what is due; the seconds until the next one is."""
         due, cancelled = await self._maintenance.plain(store.jobs.next_expiry())
+        least = 0.01
         if cancelled or (due is not None and due <= 0):
-            if await self._close() == 2 * BATCH:
+            ended = await self._close()
+            if ended == 2 * BATCH:
                 return 0.0
+            least = least if ended else HELD_PAUSE
             due, _ = await self._maintenance.plain(store.jobs.next_expiry())
-        return self._longest if due is None else min(self._longest, max(0.01, due))
+        return self._longest if due is None else min(self._longest, max(least, due))
 
     async def _close(self) -> int:
         ended: list[tuple[int, Reason]] = []

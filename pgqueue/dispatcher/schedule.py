@@ -16,7 +16,7 @@ from pgqueue import callers, db, store
 from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.dispatcher.maintenance import Maintenance
-from pgqueue.dispatcher.service import Service
+from pgqueue.dispatcher.service import HELD_PAUSE, Service
 from pgqueue.errors import DatabaseError, DatabaseUnavailableError
 from pgqueue.registry import Registry
 from pgqueue.schedules import ScheduleRules, plan
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 BATCH = 100  # schedules of one transaction: it holds the leader's row
 PLANNING = 0.1  # seconds that planning may take in one transaction; rare expressions take milliseconds each
 _REFUSED = ("22", "23", "54", "P0")  # SQLSTATEs that say the same every time
-HELD_PAUSE = 0.05  # seconds until the next look at schedules that somebody is just changing
 
 
 class ScheduleService(Service):

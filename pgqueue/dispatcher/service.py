@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 FAILURE_PAUSE = 0.25  # seconds after a failed round, doubled with each further one
 MAX_FAILURE_PAUSE = 5.0
+HELD_PAUSE = 0.05  # seconds until the next look at rows that are due and that somebody else has locked
 
 
 class Service:
