@@ -5,6 +5,7 @@ Owns names, defaults and rules of every setting, and which database is meant. Op
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -22,6 +23,8 @@ CONFIG_FILE = "pgqueue.toml"
 ENVIRONMENTS = ("develop", "staging", "production")
 LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
 LEASE_FACTOR = 2.5  # a leader must survive two missed renewals
+
+_HOST = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}")  # a name, or an address of either kind
 
 Seconds = float
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -116,7 +119,9 @@ class Settings(BaseSettings):
     web_host: str = Field("127.0.0.1", description="the address the HTTP API is bound to")
     web_port: int = Field(8080, ge=0, le=65_535, description="its port; 0: any that is free")
     api_token: str | None = Field(None, repr=False, min_length=16, description="a token that may do everything")
-    api_allowed_hosts: list[str] = Field([], description="names the HTTP API goes by, besides its own")
+    api_allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        [], description="names the HTTP API goes by, besides its own, with commas between"
+    )
     api_max_body_bytes: int = Field(
         4 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024, description="largest body of a request, bytes"
     )
@@ -185,6 +190,26 @@ class Settings(BaseSettings):
         check = validation.check_tag if info.field_name == "tags" else validation.check_name
         what = {"types": "job type", "queues": "queue"}.get(info.field_name or "", "tag")
         return tuple(sorted({check(name.strip() if isinstance(name, str) else name, what) for name in names}))
+
+    @field_validator("api_allowed_hosts", mode="before")
+    @classmethod
+    def _host_list(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if not value.lstrip().startswith("["):
+            return [name.strip() for name in value.split(",") if name.strip()]
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("must be names with commas between, or a JSON list of them") from None
+
+    @field_validator("api_allowed_hosts")
+    @classmethod
+    def _host_names(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not _HOST.fullmatch(name):
+                raise ValueError(f"{validation.shorten(name)} must be a name or an address, without scheme and port")
+        return value
 
     @field_validator("limits")
     @classmethod

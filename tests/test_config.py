@@ -73,6 +73,17 @@ def test_limits_come_as_json_or_as_a_table(nothing_configured, monkeypatch):
     assert Settings().limits["mail"] == 2
 
 
+def test_names_of_hosts_come_with_commas_between_as_json_or_as_a_list(nothing_configured, monkeypatch):
+    toml(nothing_configured, 'api_allowed_hosts = ["a.example"]\n')
+    assert Settings().api_allowed_hosts == ["a.example"]
+    monkeypatch.setenv("PGQUEUE_API_ALLOWED_HOSTS", "queue.example.com")
+    assert Settings().api_allowed_hosts == ["queue.example.com"]
+    monkeypatch.setenv("PGQUEUE_API_ALLOWED_HOSTS", "queue.example.com, 10.0.0.1,fd00::1")
+    assert Settings().api_allowed_hosts == ["queue.example.com", "10.0.0.1", "fd00::1"]
+    monkeypatch.setenv("PGQUEUE_API_ALLOWED_HOSTS", '["b.example", "c.example"]')
+    assert Settings().api_allowed_hosts == ["b.example", "c.example"]
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
@@ -90,6 +101,8 @@ def test_limits_come_as_json_or_as_a_table(nothing_configured, monkeypatch):
         ("LIMITS", "not json", ("limits", "must be JSON")),
         ("LIMITS", '{"resize": 0}', ("limits", "limit of resize 0", "from 1 to")),
         ("LIMITS", '{"a b": 1}', ("limits", "invalid job type 'a b'")),
+        ("API_ALLOWED_HOSTS", "[queue", ("api_allowed_hosts is '[queue'", "names with commas between")),
+        ("API_ALLOWED_HOSTS", "https://queue.example.com", ("api_allowed_hosts", "without scheme and port")),
         ("DATABASE_URL", "mysql://x/y", ("database_url is ***", "starts with 'mysql': must be postgresql://")),
     ],
 )
