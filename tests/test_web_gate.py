@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -12,9 +13,12 @@ from psycopg.conninfo import conninfo_to_dict
 from support import eventually
 from web_tools import assert_problem, bearer, served
 
+from pgqueue import db
+from pgqueue.rules import RateLimit
 from pgqueue.testing import databases
 from pgqueue.web import bodies
 from pgqueue.web.gate import Hosts, is_loopback
+from pgqueue.web.limits import DatabaseStorage
 from pgqueue.web.protocol import HttpProtocol
 
 JSON = {"Content-Type": "application/json"}
@@ -168,6 +172,26 @@ def test_servers_on_one_database_share_their_buckets_and_a_store_of_its_own_need
         assert codes == [200] * 4 + [429] * 2
     finally:
         databases.drop_database(dsn, name)
+
+
+def test_the_first_requests_at_once_share_one_pool(dsn, monkeypatch):
+    made = []
+    make = db.make_async_pool
+
+    async def counted(*given, **options):
+        made.append(await make(*given, **options))
+        return made[-1]
+
+    async def at_once():
+        storage = DatabaseStorage(dsn, "pgqueue", RateLimit(1000, 10))
+        try:
+            return await asyncio.gather(*(storage.take("address") for _ in range(8)))
+        finally:
+            await storage.close()
+
+    monkeypatch.setattr(db, "make_async_pool", counted)
+    assert asyncio.run(at_once()) == [0.0] * 8
+    assert len(made) == 1
 
 
 def test_while_the_store_is_away_memory_counts(dsn):

@@ -71,6 +71,7 @@ class DatabaseStorage:
         self._rate = rate
         self._memory = MemoryStorage(rate)
         self._pool: Any = None
+        self._opening = asyncio.Lock()
         self._away_until = 0.0
         self._requests = 0
 
@@ -99,12 +100,17 @@ class DatabaseStorage:
             await pool.close()
 
     async def _ask(self, statement: Statement[float] | Statement[None]) -> Any:
-        if self._pool is None:
-            async with await db.aconnect(self._url) as connection:
-                await self._make_table(connection)
-            self._pool = await db.make_async_pool(self._url, size=4)
-        async with db.apooled(self._pool) as connection:
+        async with db.apooled(await self._opened()) as connection:
             return await db.arun(connection, statement, self._schema)
+
+    async def _opened(self) -> Any:
+        if self._pool is None:
+            async with self._opening:
+                if self._pool is None:
+                    async with await db.aconnect(self._url) as connection:
+                        await self._make_table(connection)
+                    self._pool = await db.make_async_pool(self._url, size=4)
+        return self._pool
 
     async def _make_table(self, connection: db.AsyncConnection) -> None:
         try:
