@@ -27,7 +27,8 @@ lifetime_option = click.option(
 def tokens() -> None:
     """Make, list, exchange and revoke the tokens of the HTTP API.
 
-    Without any token the API is open, to this machine alone; with the first one every request needs one.
+    Until the first token is made the API is open, to this machine alone; from then on every request needs one, also
+    when all are revoked or expired. Only deleting their rows by SQL opens it again.
     """
 
 

@@ -49,11 +49,11 @@ class TokenInfo:
 
 
 def find_token(digest: bytes) -> Statement[tuple[bool, FoundToken | None]]:
-    """Whether any token lives, and the live one of this hash."""
+    """Whether any token was made, revoked and expired ones too, and the live one of this hash."""
 
     def parse(rows: list[Row]) -> tuple[bool, FoundToken | None]:
-        any_live, name, stored, scopes, types, queues = rows[0]
-        return any_live, None if name is None else FoundToken(name, bytes(stored), Grant(scopes, types, queues))
+        any_made, name, stored, scopes, types, queues = rows[0]
+        return any_made, None if name is None else FoundToken(name, bytes(stored), Grant(scopes, types, queues))
 
     return Statement("api_tokens.find_token", {"hash": digest}, parse)
 

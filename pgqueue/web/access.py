@@ -1,11 +1,13 @@
 """Who asks: the bearer token of a request, looked up at every request, so that a revoked one is refused at once.
 
-The API is open while no token exists, on loopback alone. What cannot be looked up is never let in.
+The API is open until the first token is made, on loopback alone, and to nobody whose request came through a proxy; it
+stays closed when the last token is revoked or expires. What cannot be looked up is never let in.
 """
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 
 from fastapi import Request
 
@@ -16,6 +18,9 @@ from pgqueue.web.client import WebQueue
 from pgqueue.web.problems import ProblemError
 from pgqueue.web.tokens import ANONYMOUS, ENVIRONMENT, Principal, Scope, digest_of
 from pgqueue.web.watch import DatabaseWatch
+
+FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
+"""What proxies add: whoever asks through one need not be on this machine, though the proxy is."""
 
 
 class Access:
@@ -31,23 +36,23 @@ class Access:
     def __init__(self, queue: WebQueue, settings: Settings, watch: DatabaseWatch, *, loopback: bool) -> None:
         self._queue = queue
         self._watch = watch
-        self._seen_live = False
+        self._seen_any = False
         self._own = digest_of(settings.api_token.encode()) if settings.api_token else None
         self._loopback = loopback
         self._closed = self._own is not None or not loopback
 
-    async def identify(self, authorization: bytes | None) -> Principal:
-        """Who sent this `Authorization` header.
+    async def identify(self, headers: Mapping[bytes, bytes]) -> Principal:
+        """Who sent these headers, as `Authorization` says.
 
         Raises:
             ProblemError: 401, a token is needed and this is none.
             DatabaseUnavailableError, SchemaError: nobody knows.
         """
-        token = _bearer(authorization)
-        return await self.recognise(None if token is None else digest_of(token))
+        token = _bearer(headers.get(b"authorization"))
+        return await self.recognise(None if token is None else digest_of(token), headers)
 
-    async def recognise(self, given: bytes | None) -> Principal:
-        """Whose token has this digest; None: no token was sent.
+    async def recognise(self, given: bytes | None, headers: Mapping[bytes, bytes]) -> Principal:
+        """Whose token has this digest; None: no token was sent. `headers` tell where the request came through.
 
         Raises:
             As `identify`.
@@ -59,12 +64,12 @@ class Access:
             raise _unauthorized()
         try:
             self._watch.check()
-            any_live, found = await self._queue.read(store.api_tokens.find_token(digest))
+            any_made, found = await self._queue.read(store.api_tokens.find_token(digest))
         except PgQueueError:
-            if self._seen_live and given is None:
+            if self._seen_any and given is None:
                 raise _unauthorized() from None
             raise
-        self._seen_live = any_live
+        self._seen_any = any_made
         if found is not None and hmac.compare_digest(digest, found.hash):
             scopes, types, queues = found.grant.scopes, found.grant.types, found.grant.queues
             return Principal(
@@ -73,8 +78,10 @@ class Access:
                 None if types is None else frozenset(types),
                 None if queues is None else frozenset(queues),
             )
-        if any_live or self._closed:
+        if any_made or self._closed:
             raise _unauthorized()
+        if not FORWARDED.isdisjoint(headers):
+            raise _unauthorized("this came through a proxy, which takes a token: `pgqueue tokens create` makes one")
         return ANONYMOUS
 
 
@@ -83,10 +90,8 @@ def _bearer(authorization: bytes | None) -> bytes | None:
     return token.strip() or None if scheme.lower() == b"bearer" else None
 
 
-def _unauthorized() -> ProblemError:
-    return ProblemError(
-        401, "a token is needed: Authorization: Bearer <token>", headers={"WWW-Authenticate": 'Bearer realm="pgqueue"'}
-    )
+def _unauthorized(detail: str = "a token is needed: Authorization: Bearer <token>") -> ProblemError:
+    return ProblemError(401, detail, headers={"WWW-Authenticate": 'Bearer realm="pgqueue"'})
 
 
 class Needs:

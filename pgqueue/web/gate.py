@@ -114,7 +114,7 @@ class Gate:
             ProblemError: 401, a token is needed and this is none.
             DatabaseUnavailableError, SchemaError: nobody knows.
         """
-        return await self._access.identify(headers.get(b"authorization"))
+        return await self._access.identify(headers)
 
     async def read(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
         """The body, checked."""

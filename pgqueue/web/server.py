@@ -164,13 +164,13 @@ def check_tokens(settings: Settings) -> None:
         return
     try:
         with contextlib.closing(db.connect(locate.locate(settings).url, autocommit=True)) as connection:
-            any_live, _found = db.run(connection, store.api_tokens.find_token(digest_of(b"")), settings.database_schema)
+            any_made, _found = db.run(connection, store.api_tokens.find_token(digest_of(b"")), settings.database_schema)
     except (DatabaseUnavailableError, EmbeddedServerError) as error:
         logger.warning("the API has no database: %s", error)
         return
     except SchemaError:
-        any_live = False
-    if not any_live:
+        any_made = False
+    if not any_made:
         raise ConfigurationError(
             f"web_host is {settings.web_host}: others can reach it, and there is no token; "
             "`pgqueue tokens create NAME --scope admin` makes one, or set PGQUEUE_API_TOKEN"

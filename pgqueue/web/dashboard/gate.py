@@ -67,7 +67,7 @@ class PageGate(Gate):
         scope["state"]["form_token"] = self._sessions.form_token(session)
         if scope["path"] == SIGN_IN and scope["method"] == "POST":
             return pages.NOBODY
-        return await self._access.recognise(None if session is None else session.digest)
+        return await self._access.recognise(None if session is None else session.digest, headers)
 
     async def read(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
         """The form, with its token."""

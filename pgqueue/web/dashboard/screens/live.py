@@ -61,4 +61,5 @@ async def live(
     streams: Streams = request.app.state.streams
     if streams.number >= MOST_STREAMS:
         raise ProblemError(503, "too many open pages", headers={"Retry-After": "10"})
-    return StreamingResponse(streams.events(services.watch), media_type="text/event-stream")
+    unbuffered = {"X-Accel-Buffering": "no"}  # a proxy that collects answers would hold the events back
+    return StreamingResponse(streams.events(services.watch), headers=unbuffered, media_type="text/event-stream")

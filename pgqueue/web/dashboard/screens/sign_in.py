@@ -28,7 +28,7 @@ async def login(request: Request, form: Form) -> Response:
     if not back.startswith("/") or back.startswith(("//", "/\\")):
         back = "/"
     try:
-        await request.app.state.access.recognise(digest)
+        await request.app.state.access.recognise(digest, dict(request.scope["headers"]))
     except ProblemError as problem:
         return pages.refusal(problem, request.scope, tried=back)
     sessions: Sessions = request.app.state.sessions
