@@ -99,9 +99,11 @@ class Inspector:
         may be short, and goes on `before` what it `reached`.
 
         Raises:
-            InvalidArgumentError: a limit outside 1 to 500.
+            InvalidArgumentError: a limit outside 1 to 500, or a `before` that is no id.
         """
         validation.check_integer(limit, "limit", 1, MAX_PAGE)
+        if before is not None:
+            validation.check_integer(before, "before", 1, 2**63 - 1)
         return self._session.drive(lambda: store.listing.page(where, retrying=retrying, before=before, limit=limit))
 
     def records(self, ids: Sequence[int]) -> list[Job]:

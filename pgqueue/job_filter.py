@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from pgqueue import validation
+from pgqueue.errors import InvalidArgumentError
 from pgqueue.job import JobState, Reason, one_of
 
 
@@ -23,6 +24,7 @@ class JobFilter:
         key: exactly this unique_key or concurrency_key.
         tag: has this tag.
         text: a part of the payload, as JSON text.
+        in_messages: False: `error` is not looked for in messages, which may quote payloads. None, True: it is.
         older_than, newer_than: seconds (or timedelta) since the job finished or, while it is live, was made.
 
     Raises:
@@ -39,6 +41,7 @@ class JobFilter:
     text: str | None = None
     older_than: float | timedelta | None = None
     newer_than: float | timedelta | None = None
+    in_messages: bool | None = None
 
     def __post_init__(self) -> None:
         for name, check in _FILTER_CHECKS.items():
@@ -49,6 +52,12 @@ class JobFilter:
     def as_params(self) -> dict[str, Any]:
         """The fields as plain values: what SQL and the audit are given."""
         return dataclasses.asdict(self)
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"invalid in_messages {validation.shorten(value)}: must be true or false")
+    return value
 
 
 _FILTER_CHECKS: Mapping[str, Callable[[Any], Any]] = {
@@ -62,4 +71,5 @@ _FILTER_CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "text": lambda value: validation.check_key(value, "text"),
     "older_than": lambda value: validation.check_seconds(value, "older_than"),
     "newer_than": lambda value: validation.check_seconds(value, "newer_than"),
+    "in_messages": _flag,
 }

@@ -95,7 +95,7 @@ def test_a_filter_s_fields_narrow_one_another(queue, sql):
 
 
 def test_what_a_filter_cannot_mean_is_refused(queue):
-    for given in ({"state": "gone"}, {"reason": "bad luck"}, {"older_than": -1}, {"error": ""}):
+    for given in ({"state": "gone"}, {"reason": "bad luck"}, {"older_than": -1}, {"error": ""}, {"in_messages": 1}):
         with pytest.raises(InvalidArgumentError, match=f"invalid {next(iter(given))}"):
             JobFilter(**given)
     with pytest.raises(InvalidNameError):

@@ -137,6 +137,52 @@ def test_a_token_for_one_type_and_queue_reaches_no_other(dsn, queue):
         assert [row["type"] for row in api.http.get("/api/types", headers=token).json()] == ["mail"]
 
 
+def test_what_holds_for_jobs_of_others_is_not_for_a_narrow_token(dsn, queue):
+    for name in ("fast", "slow"):
+        queue.schedules.add(name, cron="@daily", type="mail", queue=name)
+    with served(dsn) as api:
+        mail = bearer(api.token("mail", "admin", types=["mail"]))
+        fast = bearer(api.token("fast", "admin", queues=["fast"]))
+        for act in ("pause", "resume"):
+            assert api.http.post(f"/api/types/mail/{act}", headers=mail).status_code == 200
+            assert api.http.post(f"/api/queues/fast/{act}", headers=fast).status_code == 200
+            assert_problem(api.http.post(f"/api/types/mail/{act}", headers=fast), 403)
+            assert_problem(api.http.post(f"/api/queues/fast/{act}", headers=mail), 403)
+        rules, limit = {"set": {"max_concurrency": 1}}, {"max_concurrency": 1}
+        assert_problem(api.http.patch("/api/queues/fast/rules", json=rules, headers=mail), 403)
+        assert_problem(api.http.patch("/api/types/mail/rules", json=rules, headers=fast), 403)
+        assert_problem(api.http.put("/api/limits/mail", json=limit, headers=fast), 403)
+        assert api.http.put("/api/limits/mail", json=limit, headers=mail).status_code == 200
+        listed = [[row["name"] for row in api.http.get("/api/schedules", headers=one).json()] for one in (mail, fast)]
+        assert listed == [["fast", "slow"], ["fast"]]
+
+
+def test_revoking_the_last_token_or_its_expiry_opens_nothing(dsn, sql):
+    with served(dsn) as api:
+        for end in ("revoked_at", "expires_at"):
+            only = bearer(api.token("only", "admin"))
+            assert api.http.get("/api/types", headers=only).status_code == 200
+            sql(f"UPDATE pgqueue.api_tokens SET {end} = clock_timestamp()")
+            for headers in (only, {}):
+                assert_problem(api.http.get("/api/types", headers=headers), 401)
+            assert api.http.get("/", headers={"Accept": "text/html"}).status_code == 401
+            sql("DELETE FROM pgqueue.api_tokens")
+            assert api.http.get("/api/types").status_code == 200
+
+
+def test_who_asks_through_a_proxy_needs_a_token_before_any_was_made(dsn):
+    marks = {"Forwarded": "for=10.0.0.1", "X-Forwarded-For": "10.0.0.1", "X-Real-IP": "10.0.0.1", "Via": "1.1 proxy"}
+    with served(dsn) as api:
+        for name, value in marks.items():
+            refused = api.http.get("/api/types", headers={name: value})
+            assert "pgqueue tokens create" in assert_problem(refused, 401)["detail"]
+            assert api.http.get("/", headers={name: value, "Accept": "text/html"}).status_code == 401
+            assert api.http.get("/healthz", headers={name: value}).status_code == 200
+        assert api.http.get("/api/types").status_code == 200
+        token = bearer(api.token("ci", "read"))
+        assert api.http.get("/api/types", headers={**marks, **token}).status_code == 200
+
+
 def test_tokens_are_made_exchanged_and_revoked_by_the_command_line(dsn, sql, monkeypatch):
     monkeypatch.setenv("PGQUEUE_DATABASE_URL", dsn)
     made = invoke("tokens", "create", "ci", "--scope", "read", "--scope", "enqueue")

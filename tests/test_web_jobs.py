@@ -205,7 +205,8 @@ def test_jobs_are_listed_by_filter_and_page(api, queue):
 
 
 def test_a_job_that_is_not_there_is_404_and_a_bad_filter_422(api):
-    for query in ("state=gone", "limit=0", "limit=501", "before=x", "older_than=-1", "type=a%20b"):
+    beyond = "before=9999999999999999999"
+    for query in ("state=gone", "limit=0", "limit=501", "before=x", beyond, "older_than=-1", "type=a%20b"):
         assert_problem(api.http.get(f"/api/jobs?{query}"), 422)
     for path in ("/api/jobs/99", "/api/jobs/99/explain"):
         assert_problem(api.http.get(path), 404)
@@ -244,6 +245,16 @@ def test_cancel_replay_reschedule_priority_and_explain_with_an_audit_row_each(ap
     codes = [code for method, code in answers if method == "POST"]
     refused = sum(code >= 400 for code in codes)
     say(f"{len(codes)} acts on a job: {len(codes) - refused} done, {refused} refused, audit rows {len(rows)}")
+
+
+def test_ids_in_explanations_and_findings_are_text(api, queue, sql):
+    parent = queue.enqueue("a", delay=60)
+    child = queue.enqueue("b", after=[parent])
+    explained = api.http.get(f"/api/jobs/{child.id}/explain").json()
+    assert (explained["job_id"], explained["details"]) == ("2", {"jobs": ["1"]})
+    sql("UPDATE pgqueue.jobs SET state = 'processing', attempt = 1, worker_id = gen_random_uuid() WHERE id = 1")
+    findings = {finding["code"]: finding for finding in api.http.get("/api/doctor").json()}
+    assert (findings["orphans"]["details"]["jobs"], findings["orphans"]["details"]["number"]) == (["1"], 1)
 
 
 def test_acts_on_many_count_first_and_are_audited(api, queue, sql):
@@ -334,6 +345,15 @@ def test_the_whole_is_shown_as_the_command_line_shows_it(api, queue, started):
     assert "secret" not in shown.text
     assert shown.json()["errors"][0]["class"] == "ValueError"
     assert_problem(api.http.get("/api/jobs", params={"text": "secret"}, headers=reader), 403)
+
+    def found(error, headers):
+        return len(api.http.get("/api/jobs", params={"error": error}, headers=headers).json()["jobs"])
+
+    teller, guesses = bearer(api.token("teller", "read", "payload")), ("ValueError", failure["fingerprint"], "1234")
+    assert [found(guess, teller) for guess in guesses] == [1, 1, 1]
+    assert [found(guess, reader) for guess in guesses] == [1, 1, 0], "a message is not to be found out by guessing"
+    operator, body = bearer(api.token("operator", "control")), {"filter": {"error": "1234"}, "dry_run": True}
+    assert api.http.post("/api/jobs/replay", json=body, headers=operator).json()["matched"] == 0
     assert_problem(api.http.get("/api/failures", headers=reader), 403)
 
 

@@ -1,5 +1,6 @@
 -- Acts on many jobs at once, chosen by a filter (job_filter.JobFilter), and the audit row each leaves.
--- A filter's NULL matches all. `error` is a fingerprint, or part of the last error's class or message.
+-- A filter's NULL matches all. `error` is a fingerprint, or part of the last error's class or message; of the message not
+-- where `in_messages` is false.
 
 -- part: chosen
 -- What a filter says besides state and age, of live and of finished jobs; listing.sql asks the same.
@@ -9,7 +10,8 @@
   AND (CAST(%(error)s AS text) IS NULL
        OR coalesce(errors->-1->>'fingerprint', errors->-1->>'class', reason) = CAST(%(error)s AS text)
        OR strpos(errors->-1->>'class', CAST(%(error)s AS text)) > 0
-       OR strpos(errors->-1->>'message', CAST(%(error)s AS text)) > 0)
+       OR CAST(%(in_messages)s AS boolean) IS NOT FALSE
+          AND strpos(errors->-1->>'message', CAST(%(error)s AS text)) > 0)
   AND (CAST(%(key)s AS text) IS NULL OR unique_key = CAST(%(key)s AS text) OR concurrency_key = CAST(%(key)s AS text))
   AND (CAST(%(tag)s AS text) IS NULL OR CAST(%(tag)s AS text) = ANY(string_to_array(tags, ',')))
   AND (CAST(%(text)s AS text) IS NULL OR strpos(CAST(payload AS text), CAST(%(text)s AS text)) > 0)

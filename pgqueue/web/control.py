@@ -29,12 +29,16 @@ KEPT = 1.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Types or queues: how each is looked up and changed."""
+    """Types or queues: how each is looked up and changed.
+
+    `allowed` are those a token is for, `others` what it is for of the other kind; None: all.
+    """
 
     column: str
     rules: type[TypeRules | QueueRules]
     rows: Callable[[Inspector], list[Record]]
     allowed: Callable[[Principal], frozenset[str] | None]
+    others: Callable[[Principal], frozenset[str] | None]
     configure: Callable[..., Statement[None]]
     pause: Callable[..., Statement[None]]
 
@@ -44,6 +48,7 @@ TYPE = _Kind(
     TypeRules,
     Inspector.types,
     lambda principal: principal.types,
+    lambda principal: principal.queues,
     store.configuration.configure_type,
     store.configuration.pause_type,
 )
@@ -52,6 +57,7 @@ QUEUE = _Kind(
     QueueRules,
     Inspector.queues,
     lambda principal: principal.queues,
+    lambda principal: principal.types,
     store.configuration.configure_queue,
     store.configuration.pause_queue,
 )
@@ -61,6 +67,14 @@ def own(names: frozenset[str] | None, name: str) -> None:
     """Raise a 403 unless a token for `names` is for `name`."""
     if names is not None and name not in names:
         raise ProblemError(403, f"this token is not for {name}")
+
+
+def _demand(kind: _Kind, principal: Principal, name: str) -> None:
+    """Raise a 403 unless the token is for all the jobs that what is said of `name` holds for."""
+    own(kind.allowed(principal), name)
+    if kind.others(principal) is not None:
+        other = "queues" if kind is TYPE else "types"
+        raise ProblemError(403, f"this token is for some {other} alone; {kind.column} {name} has jobs of others")
 
 
 def checked(kind: type[TypeRules | QueueRules], body: RulesBody) -> tuple[dict[str, Any], Sequence[str]]:
@@ -152,7 +166,7 @@ async def resume_queue(name: PathName, services: Served, principal: Controller) 
 
 
 async def _set_rules(kind: _Kind, services: Services, principal: Principal, name: str, body: RulesBody) -> Record:
-    own(kind.allowed(principal), name)
+    _demand(kind, principal, name)
     rules, reset = checked(kind.rules, body)
     return await _write(kind, services, name, kind.configure(name, rules, reset, principal.name, services.queue.bell))
 
@@ -160,7 +174,7 @@ async def _set_rules(kind: _Kind, services: Services, principal: Principal, name
 async def _set_paused(
     kind: _Kind, services: Services, principal: Principal, name: str, *, paused: bool, seconds: float | None = None
 ) -> Record:
-    own(kind.allowed(principal), name)
+    _demand(kind, principal, name)
     pause = kind.pause(name, paused=paused, seconds=seconds, actor=principal.name, bell=services.queue.bell)
     return await _write(kind, services, name, pause)
 

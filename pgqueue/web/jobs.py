@@ -28,12 +28,13 @@ from pgqueue.web.models import (
     Record,
     Text,
 )
-from pgqueue.web.services import IdempotencyKey, Served, view
+from pgqueue.web.services import IdempotencyKey, Served, view, with_text_ids
 from pgqueue.web.tokens import Principal, Scope
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 Enqueuer = Annotated[Principal, Depends(Needs(Scope.ENQUEUE))]
 Reader = Annotated[Principal, Depends(Needs(Scope.READ))]
+ERROR = "fingerprint, or part of the error's class or, with the scope payload, of its message"
 FOUND: dict[int | str, dict[str, Any]] = {200: {"model": Enqueued, "description": "A job has the unique key already"}}
 
 
@@ -109,7 +110,7 @@ async def list_jobs(  # noqa: PLR0917 - a parameter per filter
     job_type: Annotated[Name | None, Query(alias="type")] = None,
     queue: Name | None = None,
     reason: Reason | None = None,
-    error: Annotated[Text | None, Query(description="fingerprint, or part of the error's class or message")] = None,
+    error: Annotated[Text | None, Query(description=ERROR)] = None,
     key: Annotated[Text | None, Query(description="exactly this unique or concurrency key")] = None,
     tag: Text | None = None,
     text: Annotated[Text | None, Query(description="part of the payload's JSON; takes the scope payload")] = None,
@@ -134,7 +135,7 @@ async def list_jobs(  # noqa: PLR0917 - a parameter per filter
         older_than=older_than,
         newer_than=newer_than,
     )
-    services.narrow(principal, where)
+    where = services.narrow(principal, where)
     start = None if before is None else int(before)
 
     def look(inspector: Inspector) -> tuple[list[Job], int | None]:
@@ -161,4 +162,4 @@ async def explain(job_id: JobId, services: Served, principal: Reader) -> Record:
     """Why it is not running, or where it is."""
     await services.job(principal, int(job_id))
     found = dataclasses.asdict(await services.queue.explain(int(job_id)))
-    return {**found, "job_id": str(found["job_id"])}
+    return with_text_ids(found)  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ from pgqueue.job import MAX_ATTEMPTS_LIMIT, MAX_PRIORITY, MIN_PRIORITY, JobState
 from pgqueue.validation import MAX_LANE_BYTES, MAX_SECONDS
 
 MAX_BULK = 1000
+MOST_REPLAYED = 2**53
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$", strict=True)]
 Text = Annotated[str, Field(min_length=1, max_length=1024, strict=True)]
@@ -145,7 +146,8 @@ class FilterBody(Body):
     queue: Name | None = None
     reason: Reason | None = None
     error: Text | None = Field(
-        default=None, description="the last error's fingerprint, or a part of its class or message"
+        default=None,
+        description="the last error's fingerprint, or a part of its class or, with the scope payload, of its message",
     )
     key: Text | None = Field(default=None, description="exactly this unique or concurrency key")
     tag: Text | None = None
@@ -164,7 +166,7 @@ class BulkBody(Body):
 class BulkReplayBody(BulkBody):
     """`limit`: the oldest so many; `rate`: so many a second."""
 
-    limit: Annotated[int, Field(ge=1, le=2**53, strict=True)] | None = None
+    limit: Annotated[int, Field(ge=1, le=MOST_REPLAYED, strict=True)] | None = None
     rate: Annotated[float, Field(ge=0.001, le=1e6, strict=True, allow_inf_nan=False)] | None = None
 
 

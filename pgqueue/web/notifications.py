@@ -11,7 +11,6 @@ from pgqueue import store, validation
 from pgqueue.store.statement import Operation
 from pgqueue.web.access import Needs
 from pgqueue.web.models import JobId, NotificationPage, NotificationsRead, ReadBody, Text
-from pgqueue.web.problems import ProblemError
 from pgqueue.web.services import Served
 from pgqueue.web.tokens import Principal, Scope
 
@@ -31,7 +30,7 @@ async def list_notifications(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Any:
     """What somebody was told, newest first, and how much of it is not read; texts may quote results."""
-    _for_all(principal)
+    services.demand_all(principal, "an inbox")
     validation.check_key(recipient, "recipient")
     start = None if before is None else validation.check_integer(int(before), "before", 1, 2**63 - 1)
 
@@ -47,7 +46,7 @@ async def list_notifications(
 @router.post("/read", response_model=NotificationsRead, operation_id="read-notifications")
 async def mark_read(body: ReadBody, services: Served, principal: Controller) -> Any:
     """Somebody has read these, or all of theirs."""
-    _for_all(principal)
+    services.demand_all(principal, "an inbox")
     validation.check_key(body.recipient, "recipient")
     ids = None if body.ids is None else [validation.check_integer(int(one), "id", 1, 2**63 - 1) for one in body.ids]
 
@@ -57,8 +56,3 @@ async def mark_read(body: ReadBody, services: Served, principal: Controller) -> 
         return number
 
     return {"read": await services.queue.act(act, repeatable=True)}
-
-
-def _for_all(principal: Principal) -> None:
-    if principal.types is not None or principal.queues is not None:
-        raise ProblemError(403, "this token is for some types or queues alone; an inbox is told of all")

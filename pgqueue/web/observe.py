@@ -11,7 +11,7 @@ from pgqueue.inspector import Inspector
 from pgqueue.store.acts import LATEST_FAILURES
 from pgqueue.web.access import Needs
 from pgqueue.web.models import Name, Record
-from pgqueue.web.services import Served
+from pgqueue.web.services import Served, with_text_ids
 from pgqueue.web.tokens import Principal, Scope
 
 router = APIRouter(prefix="/api", tags=["queue"])
@@ -79,6 +79,6 @@ async def doctor(services: Served, _principal: Reader) -> list[Record]:
     """Check the queue and its database; the worst finding first, each with its remedy."""
 
     def look(inspector: Inspector) -> list[Any]:
-        return [dataclasses.asdict(finding) for finding in inspector.doctor()]
+        return [with_text_ids(dataclasses.asdict(finding)) for finding in inspector.doctor()]
 
     return await services.readers.kept("doctor", KEPT_DOCTOR, look)

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from pgqueue.errors import (
@@ -90,6 +91,9 @@ def problem_of(error: Exception) -> ProblemError:
         case InvalidPayloadError():
             flaw = {"loc": ["body", "payload", *_steps(error.path)], "msg": str(error), "type": "invalid_payload"}
             return ProblemError(422, str(error), errors=[flaw])
+        case ValidationError():
+            flaws = flaws_of(error)
+            return ProblemError(422, f"{(flaws[0]['loc'] or ['value'])[-1]}: {flaws[0]['msg']}", errors=flaws)
         case InvalidArgumentError():
             return ProblemError(422, str(error))
         case EnqueueUncertainError():
@@ -139,5 +143,6 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(PgQueueError, refused)
     app.add_exception_handler(ProblemError, refused)
+    app.add_exception_handler(ValidationError, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, plain)

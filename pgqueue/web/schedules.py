@@ -32,8 +32,8 @@ PAYLOAD = "payload"
 @router.get("", operation_id="list-schedules")
 async def list_schedules(services: Served, principal: Reader) -> list[Record]:
     """Every schedule, by name; payloads take the scope payload."""
-    rows = [_shown(one, principal) for one in await services.look(Inspector.schedules)]
-    return [row for row in rows if principal.types is None or _said(row, "type") in principal.types]
+    found = await services.look(Inspector.schedules)
+    return [_shown(one, principal) for one in found if may_see(principal, one)]
 
 
 @router.post("", status_code=201, operation_id="add-schedule")
@@ -107,26 +107,31 @@ async def run(name: PathName, services: Served, principal: Controller) -> Any:
     return {"job_id": str(job.id), "status": job.state}
 
 
+def may_see(principal: Principal, schedule: Schedule) -> bool:
+    """True if the token is for the jobs it makes."""
+    return principal.is_for(*_jobs_of(schedule.said))
+
+
+def _jobs_of(rules: Mapping[str, Any]) -> tuple[str, str]:
+    """The type and the queue of the jobs that these rules make."""
+    return str(rules.get("type")), str(rules.get("queue") or job_module.DEFAULT_QUEUE)
+
+
 async def _check(services: Services, principal: Principal, name: str) -> Schedule:
     schedule = await services.queue.act(lambda: scheduling.get(name), repeatable=True)
-    said = {**schedule.declared, **schedule.operator}
-    services.demand(principal, str(said.get("type")), str(said.get("queue") or job_module.DEFAULT_QUEUE))
+    services.demand(principal, *_jobs_of(schedule.said))
     return schedule
 
 
 def _demand(services: Services, principal: Principal, rules: Mapping[str, Any]) -> None:
     """Raise a 403 unless the token is for the jobs of these rules, a 422 where their payload does not fit the type."""
-    job_type = str(rules.get("type"))
-    services.demand(principal, job_type, str(rules.get("queue") or job_module.DEFAULT_QUEUE))
+    job_type, queue = _jobs_of(rules)
+    services.demand(principal, job_type, queue)
     services.check_payload(job_type, rules.get(PAYLOAD) or {}, ("body", PAYLOAD))
 
 
 def _made(schedule: Schedule, warnings: Sequence[str], principal: Principal) -> Record:
     return {**_shown(schedule, principal), "warnings": list(warnings)}
-
-
-def _said(row: Record, rule: str) -> Any:
-    return {**row["declared"], **row["operator"]}.get(rule)
 
 
 def _shown(schedule: Schedule, principal: Principal) -> Record:

@@ -30,6 +30,7 @@ from pgqueue.web.watch import DatabaseWatch
 T = TypeVar("T")
 HIDDEN = ("payload", "result", "headers")
 HIDDEN_OF_ERRORS = ("message", "traceback")
+ID_KEYS = frozenset({"job_id", "jobs"})
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -101,6 +102,12 @@ class Services:
             raise ProblemError(403, f"this token is not for jobs of type {job_type} in queue {queue}")
 
     @staticmethod
+    def demand_all(principal: Principal, what: str) -> None:
+        """Raise a 403 for a token that is for some types or queues alone; `what` is of all of them."""
+        if not principal.is_for_all:
+            raise ProblemError(403, f"this token is for some types or queues alone; {what} is of all")
+
+    @staticmethod
     def narrow_to(principal: Principal, job_type: str | None, queue: str | None) -> None:
         """Raise a 403 where a filter by these chooses what the token is not for."""
         for allowed, name, value in ((principal.types, "type", job_type), (principal.queues, "queue", queue)):
@@ -108,11 +115,17 @@ class Services:
                 raise ProblemError(403, f"this token needs a filter by {name}: one of {', '.join(sorted(allowed))}")
 
     def narrow(self, principal: Principal, where: JobFilter) -> JobFilter:
-        """Raise a 403 where the filter chooses what the token is not for, or looks into payloads it may not see."""
+        """The filter as the token may use it: without the scope payload, an error's message is not looked into.
+
+        Raises:
+            ProblemError: 403, it chooses what the token is not for, or looks into payloads it may not see.
+        """
         self.narrow_to(principal, where.type, where.queue)
-        if where.text is not None and not principal.may(Scope.PAYLOAD):
+        if principal.may(Scope.PAYLOAD):
+            return where
+        if where.text is not None:
             raise ProblemError(403, f"to look for a text takes the scope {Scope.PAYLOAD}")
-        return where
+        return where if where.error is None else dataclasses.replace(where, in_messages=False)
 
     def chosen(self, principal: Principal, body: FilterBody) -> JobFilter:
         """The filter of an act on many.
@@ -146,6 +159,19 @@ def view(job: Job, principal: Principal) -> dict[str, Any]:
             record["progress"] = {**record["progress"], "message": None}
         record["errors"] = [{**one, **dict.fromkeys(HIDDEN_OF_ERRORS)} for one in record["errors"]]
     return record
+
+
+def with_text_ids(details: Any) -> Any:
+    """What an explanation or a finding is made of, the ids in its `job_id` and `jobs` as text, at any depth."""
+    if isinstance(details, dict):
+        return {name: _texts(value) if name in ID_KEYS else with_text_ids(value) for name, value in details.items()}
+    return [with_text_ids(one) for one in details] if isinstance(details, list) else details
+
+
+def _texts(ids: Any) -> Any:
+    if isinstance(ids, list):
+        return [str(one) for one in ids]
+    return None if ids is None else str(ids)
 
 
 def _services(request: Request) -> Services:

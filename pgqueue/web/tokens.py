@@ -39,6 +39,11 @@ class Principal:
         """True if the token has this scope."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
+    @property
+    def is_for_all(self) -> bool:
+        """True if no type and no queue is left out."""
+        return self.types is None and self.queues is None
+
     def is_for(self, job_type: str, queue: str) -> bool:
         """True if the token is for jobs of this type in this queue."""
         return (self.types is None or job_type in self.types) and (self.queues is None or queue in self.queues)
@@ -46,7 +51,7 @@ class Principal:
 
 EVERYTHING = frozenset(Scope)
 ANONYMOUS = Principal("anonymous", EVERYTHING)
-"""Whoever asks on loopback while there is no token."""
+"""Whoever asks on loopback until the first token is made."""
 ENVIRONMENT = Principal("environment", EVERYTHING)
 """Whoever has the token of the setting `api_token`."""
 

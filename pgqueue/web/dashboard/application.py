@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -86,5 +87,6 @@ def _install_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(PgQueueError, refused)
     app.add_exception_handler(ProblemError, refused)
+    app.add_exception_handler(ValidationError, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, plain)

@@ -57,7 +57,7 @@ class Chosen:
         """
         if self.retrying:
             raise ProblemError(422, "an act on all that match takes a state proper: choose `scheduled`, or a reason")
-        return FilterBody(**self.where.as_params())
+        return FilterBody(**{name: value for name, value in self.where.as_params().items() if value is not None})
 
 
 def choose(values: Mapping[str, str], principal: Principal) -> Chosen:

@@ -9,11 +9,12 @@ from pgqueue.web.tokens import Scope
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One screen: where it is, what it is called, and the scope it takes."""
+    """One screen: where it is, what it is called, the scope it takes; `of_all`: no narrow token has it."""
 
     path: str
     title: str
     scope: Scope = Scope.READ
+    of_all: bool = False
 
 
 ENTRIES = (
@@ -24,7 +25,7 @@ ENTRIES = (
     Entry("/dead-letters", "Dead letters"),
     Entry("/schedules", "Schedules"),
     Entry("/workers", "Workers and leader"),
-    Entry("/notifications", "Notifications"),
+    Entry("/notifications", "Notifications", of_all=True),
     Entry("/doctor", "Doctor"),
     Entry("/enqueue", "Enqueue", Scope.ENQUEUE),
 )

@@ -17,7 +17,7 @@ from pgqueue.web.dashboard import pages
 from pgqueue.web.dashboard.chosen import Chosen, choose
 from pgqueue.web.dashboard.forms import Form
 from pgqueue.web.dashboard.redaction import redact
-from pgqueue.web.models import BulkReplayBody, JobId
+from pgqueue.web.models import MOST_REPLAYED, BulkReplayBody, JobId
 from pgqueue.web.problems import ProblemError
 from pgqueue.web.services import Served
 from pgqueue.web.tokens import Principal, Scope
@@ -94,8 +94,8 @@ async def replay(request: Request, services: Served, principal: Controller, form
     if "error" not in chosen.given:
         raise ProblemError(422, "error: must not be empty")
     limit, rate, confirmed = form.whole("limit"), form.number("rate"), form.whole("confirmed")
-    if limit is not None and limit < 1:
-        raise ProblemError(422, "limit: must be 1 or more")
+    if limit is not None and not 1 <= limit <= MOST_REPLAYED:
+        raise ProblemError(422, f"limit: must be from 1 to {MOST_REPLAYED}")
     if rate is not None and not 0.001 <= rate <= 1e6:
         raise ProblemError(422, "rate: must be from 0.001 to 1000000 a second")
 
@@ -105,7 +105,7 @@ async def replay(request: Request, services: Served, principal: Controller, form
         return await acts.replay_many(body, services, principal)  # type: ignore[no-any-return]
 
     matched = (await run(dry_run=True))["matched"]
-    if confirmed is None or matched > confirmed * GROWN:
+    if confirmed is None or matched / GROWN > confirmed:
         return pages.page(
             request,
             "dead_letter_confirm.html",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import ValidationError
 
 from pgqueue.jobs.delay_print import DEFAULT_DELAY_SECONDS, DEFAULT_MAX_RETRY, DEFAULT_MESSAGE
 from pgqueue.web import demo
@@ -15,7 +14,6 @@ from pgqueue.web.dashboard import pages
 from pgqueue.web.dashboard.forms import Form
 from pgqueue.web.dashboard.payload_fields import PREFIX, fields_of, payload_of
 from pgqueue.web.models import NewJobBody
-from pgqueue.web.problems import ProblemError, flaws_of
 from pgqueue.web.services import Served
 from pgqueue.web.tokens import Principal, Scope
 
@@ -55,7 +53,8 @@ async def enqueue(request: Request, services: Served, principal: Enqueuer, form:
         "max_attempts": form.whole("max_attempts"),
         "unique_key": form.get("unique_key"),
     }
-    body = _checked({"type": job_type, "payload": payload_of(services, job_type, form), "options": options})
+    given = {"type": job_type, "payload": payload_of(services, job_type, form), "options": options}
+    body = NewJobBody.model_validate(given)
     response = Response(status_code=201)
     made = await jobs_api.enqueue(body, request, response, services, principal)
     number = made["job_id"]
@@ -67,26 +66,11 @@ async def enqueue(request: Request, services: Served, principal: Enqueuer, form:
 @router.post("/enqueue/delayed-print")
 async def register_delayed_print(request: Request, services: Served, principal: Enqueuer, form: Form) -> Response:
     """Register a delayed print, as the API's route does it."""
-    try:
-        body = demo.RegisterBody(
-            message=form.get("message"), delay_seconds=form.number("delay_seconds"), max_retry=form.whole("max_retry")
-        )
-    except ValidationError as error:
-        raise _refusal(error) from None
+    body = demo.RegisterBody(
+        message=form.get("message"), delay_seconds=form.number("delay_seconds"), max_retry=form.whole("max_retry")
+    )
     made = await demo.register(request, Response(), services, principal, body)
     delay = DEFAULT_DELAY_SECONDS if body.delay_seconds is None else body.delay_seconds
     number = made["job_id"]
     text = f"Registered: job {number} prints its message in {delay:g} s."
     return pages.notice(request, text, link=(f"/jobs/{number}", f"Show job {number}"))
-
-
-def _checked(values: dict[str, Any]) -> NewJobBody:
-    try:
-        return NewJobBody.model_validate(values)
-    except ValidationError as error:
-        raise _refusal(error) from None
-
-
-def _refusal(error: ValidationError) -> ProblemError:
-    flaws = flaws_of(error)
-    return ProblemError(422, f"{flaws[0]['loc'][-1]}: {flaws[0]['msg']}", errors=flaws)

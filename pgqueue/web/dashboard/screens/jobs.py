@@ -93,7 +93,7 @@ async def act_on_many(request: Request, services: Served, principal: Controller,
     chosen = choose(form, principal)
     confirmed = form.whole("confirmed")
     matched = await _run(services, principal, chosen, verb, dry_run=True)
-    if confirmed is None or matched > confirmed * GROWN:
+    if confirmed is None or matched / GROWN > confirmed:
         label = VERBS[verb][0]
         return pages.page(
             request, "confirm.html", verb=verb, label=label, chosen=chosen, matched=matched, confirmed=confirmed

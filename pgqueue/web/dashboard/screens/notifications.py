@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from pgqueue import store
+from pgqueue import store, validation
 from pgqueue.store.inbox import InboxItem
 from pgqueue.store.statement import Operation
 from pgqueue.web.access import Needs
@@ -38,6 +38,7 @@ async def notifications(
     unread: bool = False,
 ) -> Response:
     """A page of one recipient's notifications, the newest first."""
+    services.demand_all(principal, "an inbox")
     read = services.queue.read
     inboxes = []
     if principal.may(Scope.ADMIN):
@@ -45,7 +46,7 @@ async def notifications(
     names = [one.recipient for one in inboxes]
     given = recipient or (principal.name if principal.name in names or not names else names[0])
     _check(principal, given)
-    start = None if before is None else int(before)
+    start = None if before is None else validation.check_integer(int(before), "before", 1, 2**63 - 1)
     found = await read(store.inbox.list_items(given, unread=unread, before=start, limit=PAGE + 1))
     items = [_shown(one, principal) for one in found[:PAGE]]
     return pages.page(
@@ -76,6 +77,7 @@ def _shown(item: InboxItem, principal: Principal) -> InboxItem:
 @router.post("/notifications/read")
 async def mark_read(request: Request, services: Served, principal: Reader, form: Form) -> Response:
     """The picked ones are read, or all of the recipient's."""
+    services.demand_all(principal, "an inbox")
     recipient = form.text("recipient")
     _check(principal, recipient)
     ids = None if form.get("which") == "all" else _picked(form)

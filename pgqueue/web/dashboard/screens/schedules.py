@@ -45,15 +45,11 @@ async def schedules(
     request: Request, services: Served, principal: Reader, after: Annotated[str | None, Query(max_length=128)] = None
 ) -> Response:
     """A page of schedules, by name."""
-    found = [one for one in await services.look(Inspector.schedules) if _may_see(principal, one)]
+    found = [one for one in await services.look(Inspector.schedules) if routes.may_see(principal, one)]
     rest = [one for one in found if after is None or one.name > after]
     lines = [_line(one) for one in rest[:PAGE]]
     more = lines[-1].schedule.name if len(rest) > PAGE else None
     return pages.page(request, "schedules.html", lines=lines, number=len(found), after=after, more=more)
-
-
-def _may_see(principal: Principal, schedule: Schedule) -> bool:
-    return principal.is_for(str(schedule.said.get("type")), str(schedule.said.get("queue") or "default"))
 
 
 def _line(schedule: Schedule) -> Line:

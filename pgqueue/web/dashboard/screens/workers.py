@@ -49,6 +49,7 @@ async def workers(request: Request, services: Served, _principal: Reader) -> Res
 @router.post("/workers/{worker_id}/drain")
 async def drain(request: Request, services: Served, principal: Controller, worker_id: WorkerId) -> Response:
     """Give it no new jobs; its process ends when it has none left. Only a worker of its own is drained."""
+    services.demand_all(principal, "a worker")
     worker = await services.look(lambda inspector: inspector.worker(worker_id))
     if not worker.remote:
         raise ConflictError(f"worker {worker.id} is a dispatcher's own: stop pid {worker.pid} on {worker.host} instead")
