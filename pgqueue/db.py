@@ -41,7 +41,7 @@ KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count"
 
 HOLDER_PREFIX = "pgqueue/"
 """What the names of a dispatcher's sessions begin with; its holder id follows."""
-SCHEMA_LEVEL = 9
+SCHEMA_LEVEL = 10
 """The revision number this code needs; an older schema gives exit code 4."""
 
 _UNAVAILABLE = frozenset({"57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03"})

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from pgqueue import db, locate, store
 from pgqueue.config import Settings
-from pgqueue.errors import DatabaseError, DatabaseUnavailableError
+from pgqueue.errors import DatabaseError, DatabaseUnavailableError, SchemaError
 from pgqueue.store.statement import LOCK_CLASS, lock_key
 
 PARTITION_TRIES = 50
@@ -31,18 +31,32 @@ def script_directory() -> Path:
 def upgrade(url: str, schema: str = "pgqueue", revision: str = "head") -> None:
     """Upgrade the schema at `url`; a no-op where it is there already, safe with several starters.
 
+    A no-op also where it is newer than this code, and serves it.
+
     Raises:
         DatabaseUnavailableError: no connection.
+        SchemaError: it is newer and does not serve this code; or there is no such revision.
         DatabaseError: the server refused a revision.
     """
     from alembic import command
 
-    with _translated():
-        command.upgrade(_configuration(url, schema), revision)
+    try:
+        with _translated():
+            command.upgrade(_configuration(url, schema), revision)
+    except SchemaError:
+        if not is_newer(found := level(url, schema)):
+            raise
+        db.check_schema(found)
 
 
 def downgrade(url: str, schema: str = "pgqueue", revision: str = "base") -> None:
-    """Take revisions back, down to `revision`. Their tables go with everything in them."""
+    """Take revisions back, down to `revision`. Their tables go with everything in them.
+
+    Raises:
+        DatabaseUnavailableError: no connection.
+        SchemaError: the schema is newer than this code; or there is no such revision.
+        DatabaseError: the server refused it.
+    """
     from alembic import command
 
     with _translated():
@@ -53,6 +67,11 @@ def level(url: str, schema: str = "pgqueue") -> tuple[int, int] | None:
     """The schema's newest revision number and the oldest code it serves; None without a schema."""
     with contextlib.closing(db.connect(url, autocommit=True)) as connection:
         return db.read_schema_level(connection, schema)
+
+
+def is_newer(found: tuple[int, int] | None) -> bool:
+    """True if a schema at this level has revisions that this code does not know."""
+    return found is not None and found[0] > db.SCHEMA_LEVEL
 
 
 def check(url: str, schema: str = "pgqueue") -> None:
@@ -121,8 +140,12 @@ def _configuration(url: str, schema: str) -> Any:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
+    from alembic.util import CommandError
+
     try:
         yield
+    except CommandError as error:  # a revision that is not there: the database's own, or the one asked for
+        raise SchemaError(f"migration failed: {error}") from error
     except sa.exc.DBAPIError as error:
         translated = db.translate(error.orig or error)
         kind = DatabaseUnavailableError if isinstance(translated, DatabaseUnavailableError) else DatabaseError

@@ -88,6 +88,33 @@ def test_a_second_upgrade_changes_nothing_and_keeps_every_row(dsn):
         assert queue.get(gone.id).state == "cancelled"
 
 
+def test_a_newer_schema_is_left_as_it_is_where_it_serves_this_code_and_refused_elsewhere(dsn, sql):
+    with pytest.raises(SchemaError, match=r"migration failed: .*nosuch"):
+        migrate.upgrade(dsn, revision="nosuch")
+    sql("INSERT INTO pgqueue.revisions (number, serves_code_from) VALUES (99, 4)")
+    sql("UPDATE pgqueue.pgqueue_alembic_version SET version_num = '0099'")
+    migrate.upgrade(dsn)
+    assert migrate.level(dsn) == (99, 4)
+    with pytest.raises(SchemaError, match=r"migration failed: .*0099"):
+        migrate.downgrade(dsn)
+    sql("UPDATE pgqueue.revisions SET serves_code_from = 50 WHERE number = 99")
+    with pytest.raises(SchemaError, match=r"serves code from level 50 on.*upgrade pgqueue"):
+        migrate.upgrade(dsn)
+
+
+def test_a_function_that_a_revision_replaced_is_as_it_was_on_the_way_back(empty_dsn):
+    def enqueue():
+        with psycopg.connect(empty_dsn) as connection:
+            return connection.execute("SELECT pg_get_functiondef('pgqueue.enqueue'::regproc)").fetchone()
+
+    migrate.upgrade(empty_dsn, revision="0009")
+    before = enqueue()
+    migrate.upgrade(empty_dsn, revision="0010")
+    assert enqueue() != before
+    migrate.downgrade(empty_dsn, revision="0009")
+    assert enqueue() == before
+
+
 def test_alembic_upgrade_and_check_from_the_checkout_are_clean(empty_dsn):
     done = alembic("upgrade", "head", dsn=empty_dsn)
     assert done.returncode == 0, done.stderr

@@ -222,7 +222,11 @@ def test_enqueue_by_plain_sql_keeps_the_same_rules_and_rings_the_same_bell(dsn, 
         assert (job.payload, job.state, job.unique_key) == ({"n": 1}, "scheduled", "k")
         assert caller.execute(call).fetchone() == (job_id,)
         assert queue.enqueue("t", unique_key="k").id == job_id
-        for bad in ("'bad name'", "'t', '[]'", "'t', max_attempts => 0", "'t', delay => interval '-1 s'"):
+        wrong = (
+            "max_attempts => 0", "delay => interval '-1 s'", "delay => interval '20 years'", "timeout => -1",
+            "timeout => 'NaN'", "timeout => 'Infinity'", "run_at => 'infinity'", "run_at => '-infinity'",
+        )  # fmt: skip
+        for bad in ("'bad name'", "'t', '[]'", *(f"'t', {argument}" for argument in wrong)):
             with pytest.raises(psycopg.errors.InvalidParameterValue):
                 caller.execute(f"SELECT pgqueue.enqueue({bad})".encode())
         sql("INSERT INTO pgqueue.queues (name, operator) VALUES ('small', %s)", '{"max_pending": 1}')

@@ -16,7 +16,8 @@ from pgqueue.cli.options import described, json_option, load, settings_options
 def migrate(as_json: bool, **given: Any) -> None:
     """Make or upgrade the schema.
 
-    Harmless when it is there already, and with several at once.
+    Harmless when it is there already, and with several at once. A newer one that serves this pgqueue is left as it is;
+    exit code 4 where it does not.
     """
     from pgqueue import locate
 
@@ -39,7 +40,9 @@ def upgrade(url: str, schema: str) -> int:
     migrations.check(url, schema)
     after = migrations.level(url, schema)
     number = after[0] if after is not None else 0
-    if before == after:
+    if migrations.is_newer(after):
+        done = "nothing to do: newer than this pgqueue, which it serves"
+    elif before == after:
         done = "nothing to do"
     else:
         done = "made" if before is None else f"upgraded from revision {before[0]:04}"
