@@ -274,9 +274,7 @@ def encode(
             payload,
             validation.encode_payload(payload, max_payload_bytes),
         )
-    options = _NO_OPTIONS if new.options is None else new.options
-    if not isinstance(options, JobOptions):
-        raise InvalidArgumentError(f"invalid options {validation.shorten(options)}: must be a JobOptions")
+    options = options_of(new)
     queue = _first(new.queue, options.queue)
     priority = _first(new.priority, options.priority)
     own_time = new.delay is not None or new.run_at is not None
@@ -312,11 +310,32 @@ def encode(
     return encoded
 
 
-def _encode_parents(encoded: EncodedJob, after: object, earlier: Mapping[int, int]) -> None:
+def options_of(new: NewJob) -> JobOptions:
+    """Its `options`; none said: as if none were set.
+
+    Raises:
+        InvalidArgumentError: they are no JobOptions.
+    """
+    options = _NO_OPTIONS if new.options is None else new.options
+    if not isinstance(options, JobOptions):
+        raise InvalidArgumentError(f"invalid options {validation.shorten(options)}: must be a JobOptions")
+    return options
+
+
+def check_parents(after: object) -> Iterable[Any]:
+    """Return `after` if it can be a list of jobs and ids; what is in it is looked at by `encode`.
+
+    Raises:
+        InvalidArgumentError: it is no list.
+    """
     if not isinstance(after, Iterable) or isinstance(after, str | bytes | Mapping):
         raise InvalidArgumentError(f"invalid after {validation.shorten(after)}: must be a list of jobs or ids")
+    return after
+
+
+def _encode_parents(encoded: EncodedJob, after: object, earlier: Mapping[int, int]) -> None:
     ids, places = set(), set()
-    for parent in after:
+    for parent in check_parents(after):
         if not isinstance(parent, NewJob):
             number = parent.id if isinstance(parent, Job) else parent
             ids.add(validation.check_integer(number, "job id in after", 1, 2**63 - 1))

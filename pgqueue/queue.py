@@ -29,6 +29,7 @@ from pgqueue.queue_base import (
     chained,
     check_id,
     check_repeat,
+    each_of,
     log_enqueued,
     log_enqueued_many,
     repeat_of,
@@ -164,7 +165,7 @@ class Queue(JobActs):
 
         A job may wait for an earlier one of the list, named by its NewJob in `after`.
         """
-        news = list(jobs)
+        news = list(each_of(jobs))
         if (simple := self._simple(news, connection)) is not None:
             done = self._run(simple, repeat=Repeat.IF_ANSWERED, writes=True)
             log_enqueued_many(len(done))
@@ -186,7 +187,7 @@ class Queue(JobActs):
 
     def enqueue_stream(self, jobs: Iterable[NewJob], *, connection: object = None) -> int:
         """Make every job of an iterable in one transaction and constant memory; the number that went in."""
-        stream = (self._encode(new) for new in jobs)
+        stream = (self._encode(new) for new in each_of(jobs))
         count = self._run(
             lambda copy: operations.enqueue_stream(stream, self.bell, copy=copy),
             connection,

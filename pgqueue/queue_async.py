@@ -26,6 +26,7 @@ from pgqueue.queue_base import (
     chained,
     check_id,
     check_repeat,
+    each_of,
     log_enqueued,
     log_enqueued_many,
     repeat_of,
@@ -160,7 +161,7 @@ class AsyncQueue(AsyncJobActs):
 
         A job may wait for an earlier one of the list, named by its NewJob in `after`.
         """
-        news = list(jobs)
+        news = list(each_of(jobs))
         if (simple := self._simple(news, connection)) is not None:
             done = await self._run(simple, repeat=Repeat.IF_ANSWERED, writes=True)
             log_enqueued_many(len(done))
@@ -182,7 +183,7 @@ class AsyncQueue(AsyncJobActs):
 
     async def enqueue_stream(self, jobs: Iterable[NewJob], *, connection: object = None) -> int:
         """Make every job of an iterable in one transaction and constant memory; the number that went in."""
-        stream = (self._encode(new) for new in jobs)
+        stream = (self._encode(new) for new in each_of(jobs))
         count = await self._run(
             lambda copy: operations.enqueue_stream(stream, self.bell, copy=copy),
             connection,

@@ -7,7 +7,7 @@ import getpass
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Any, TypeVar
@@ -53,7 +53,11 @@ class QueueBase:
             db.conninfo(locate.locate(url=database_url).url, "pgqueue")
         self.schema = self.settings.database_schema
         self.bell = Bell.of(self.schema, self.settings.leader_name)
-        self._max_payload_bytes = max_payload_bytes or self.settings.max_payload_bytes
+        self._max_payload_bytes = (
+            self.settings.max_payload_bytes
+            if max_payload_bytes is None
+            else validation.check_integer(max_payload_bytes, "max_payload_bytes", 2, validation.MOST_PAYLOAD_BYTES)
+        )
         self._notify: Callable[[], None] | None = None
         self._closed = False
 
@@ -84,7 +88,7 @@ class QueueBase:
         if self._notify is not None:
             try:
                 self._notify()
-            except Exception:
+            except BaseException:  # SystemExit too: the jobs are there, and the caller has to hear so
                 logger.exception("notify callback failed")
 
     def _encode(self, new: NewJob) -> EncodedJob:
@@ -140,27 +144,42 @@ def session_init_payload(session_id: str, workspace_id: str | None) -> dict[str,
     return model.model_dump(by_alias=True, exclude_none=True)
 
 
+def each_of(jobs: Iterable[NewJob]) -> Iterator[NewJob]:
+    """`jobs`, one after the other.
+
+    Raises:
+        InvalidArgumentError: there is no going through them: one NewJob, an async generator.
+    """
+    try:
+        return iter(jobs)
+    except TypeError:
+        raise InvalidArgumentError(f"invalid jobs {validation.shorten(jobs)}: must be an iterable of NewJob") from None
+
+
 def chained(jobs: Iterable[NewJob]) -> list[NewJob]:
     """The same jobs, each waiting for the one before it as well."""
     result: list[NewJob] = []
-    for new in jobs:
+    for new in each_of(jobs):
         result.append(_after(new, result[-1:]))
     return result
 
 
 def with_callback(jobs: Iterable[NewJob], callback: NewJob) -> list[NewJob]:
     """The same jobs, and `callback` after all of them, however they end unless it says so."""
-    batch = list(jobs)
+    batch = list(each_of(jobs))
     last = _after(callback, batch)
-    said = last.on_failure or (last.options and last.options.on_failure)
+    said = last.on_failure or job_module.options_of(last).on_failure
     return [*batch, last if said or not last.after else dataclasses.replace(last, on_failure="run")]
 
 
 def _after(new: NewJob, parents: Sequence[NewJob]) -> NewJob:
     if not isinstance(new, NewJob):
         raise InvalidArgumentError(f"{validation.shorten(new)} is not a NewJob")
-    own = new.after if new.after is not None or new.options is None else new.options.after
-    return dataclasses.replace(new, after=[*(own or ()), *parents]) if parents else new
+    options = job_module.options_of(new)
+    if not parents:
+        return new
+    own = options.after if new.after is None else new.after
+    return dataclasses.replace(new, after=[*(() if own is None else job_module.check_parents(own)), *parents])
 
 
 def waited_for(job: Job | int, timeout: Delay) -> tuple[int, Patience]:

@@ -20,6 +20,7 @@ from pgqueue.errors import ConfigurationError, InvalidArgumentError, InvalidName
 
 NAME_RULE = "1 to 128 characters of A-Z a-z 0-9 _ . : / -"
 MAX_PAYLOAD_BYTES = 1024 * 1024
+MOST_PAYLOAD_BYTES = 256 * 1024 * 1024  # what settings or a queue may raise it to
 MAX_PAYLOAD_DEPTH = 64
 MAX_INTEGER_BITS = 4096  # json.loads refuses integers of more than 4 300 digits; this is 1 233
 MAX_SECONDS = 10 * 366 * 86_400.0  # ten years: what a delay or timeout may be at most

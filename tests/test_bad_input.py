@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import string
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from soak import say
 
-from pgqueue import NewJob, Queue
+from pgqueue import AsyncQueue, NewJob, Queue
 from pgqueue.errors import InvalidArgumentError, InvalidNameError, InvalidPayloadError, PgQueueError
 from pgqueue.validation import NAME_RULE
 
@@ -141,3 +142,36 @@ def test_100_malformed_options_are_refused(nothing_inserted, options):
     with pytest.raises(InvalidArgumentError) as caught:
         nothing_inserted.enqueue("a", **options)
     assert str(caught.value).encode()
+
+
+def test_what_is_no_list_of_jobs_no_options_or_no_size_is_refused_by_both_queues(nothing_inserted, dsn):
+    first, odd = NewJob("a"), NewJob("b", options={"queue": "x"})
+    calls = [
+        lambda queue: queue.enqueue_many(first),
+        lambda queue: queue.enqueue_many(5),
+        lambda queue: queue.enqueue_stream(first),
+        lambda queue: queue.chain(first),
+        lambda queue: queue.chain([first, odd]),
+        lambda queue: queue.chain([odd]),
+        *(lambda queue, after=after: queue.chain([first, NewJob("b", after=after)]) for after in (5, 0, "1", {1: 2})),
+        lambda queue: queue.batch(first, on_complete=NewJob("c")),
+        lambda queue: queue.batch([first], on_complete="c"),
+        lambda queue: queue.batch([first], on_complete=odd),
+        lambda queue: queue.batch([], on_complete=odd),
+        lambda queue: queue.batch([first], on_complete=NewJob("c", after=5)),
+    ]
+
+    async def run() -> None:
+        async with AsyncQueue(dsn) as queue:
+            for call in calls:
+                with pytest.raises(InvalidArgumentError, match=r"invalid (jobs|after|options)|is not a NewJob"):
+                    await call(queue)
+
+    for call in calls:
+        with pytest.raises(InvalidArgumentError, match=r"invalid (jobs|after|options)|is not a NewJob"):
+            call(nothing_inserted)
+    asyncio.run(run())
+    for kind in (Queue, AsyncQueue):
+        for size in (0, 1, "a", True, 1.5, 2**40):
+            with pytest.raises(InvalidArgumentError, match="invalid max_payload_bytes"):
+                kind(dsn, max_payload_bytes=size)
