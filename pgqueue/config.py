@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         env_prefix="PGQUEUE_", extra="forbid", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
     )
     _file: ClassVar[Path | None] = None
+    _leases_kept: ClassVar[tuple[str, ...]] = ("leader_lease_duration", "worker_lease_duration")
 
     database_url: str | None = Field(None, repr=False, description="the queue's database")
     direct_database_url: str | None = Field(
@@ -81,7 +82,10 @@ class Settings(BaseSettings):
     shutdown_timeout: Seconds = Field(10.0, ge=0, le=86_400, description="how long a drain waits for running jobs")
 
     max_payload_bytes: int = Field(
-        validation.MAX_PAYLOAD_BYTES, ge=2, le=256 * 1024 * 1024, description="largest payload, bytes of JSON"
+        validation.MAX_PAYLOAD_BYTES,
+        ge=2,
+        le=validation.MOST_PAYLOAD_BYTES,
+        description="largest payload, bytes of JSON",
     )
     retention_completed: Seconds = Field(
         7 * 86_400.0, ge=86_400, le=validation.MAX_SECONDS, description="how long completed jobs are kept"
@@ -228,7 +232,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _leases(self) -> Settings:
-        for key in ("leader_lease_duration", "worker_lease_duration"):
+        for key in self._leases_kept:
             value, least = getattr(self, key), LEASE_FACTOR * self.heartbeat_interval
             if value < least:
                 raise ValueError(
@@ -248,6 +252,16 @@ class Settings(BaseSettings):
             if os.environ.get(variable):
                 return "postgresql://", variable
         return None, "embedded"
+
+
+class WorkerSettings(Settings):
+    """What a process that never leads is told: its heartbeat renews no leader's lease, and need not fit one.
+
+    Raises:
+        ConfigurationError: as `Settings`.
+    """
+
+    _leases_kept: ClassVar[tuple[str, ...]] = ("worker_lease_duration",)
 
 
 class _TomlSource(PydanticBaseSettingsSource):

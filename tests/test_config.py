@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import Settings, db, locate
-from pgqueue.config import mask_password, normalise_url
+from pgqueue.config import WorkerSettings, mask_password, normalise_url
 from pgqueue.errors import ConfigurationError, InvalidArgumentError, PgQueueError
 
 SECRET = "hunter2-Geheim"
@@ -161,6 +161,12 @@ def test_several_wrong_values_are_all_named():
         Settings(concurrency=0, log_level="loud")
     assert "concurrency" in str(caught.value)
     assert "log_level" in str(caught.value)
+
+
+def test_a_process_that_never_leads_needs_no_lease_of_a_leader_that_fits():
+    assert WorkerSettings(heartbeat_interval=4).leader_lease_duration == 3
+    with pytest.raises(ConfigurationError, match="worker_lease_duration is 10"):
+        WorkerSettings(heartbeat_interval=5)
 
 
 @pytest.mark.parametrize("value", [f"postgresql://u:{SECRET}@h/d", f"host=h password={SECRET}"])

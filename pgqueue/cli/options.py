@@ -122,20 +122,22 @@ database_options = settings_options(*DATABASE_FLAGS)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, on one line.")
 
 
-def load(given: Given, *, service: bool = False) -> Settings:
+def load(given: Given, *, service: bool = False, leads: bool = True) -> Settings:
     """The settings under these flags; also starts logging.
 
     Args:
         given: flags by setting; None: not given.
         service: log at the settings' level; other commands only warn, unless a level was asked for.
+        leads: False: it never does, so that the heartbeat need not fit a leader's lease.
 
     Raises:
         ConfigurationError: a value is wrong.
     """
     from pgqueue import logs
-    from pgqueue.config import Settings
+    from pgqueue.config import Settings, WorkerSettings
 
-    settings = Settings(**{field: value for field, value in given.items() if value is not None})
+    kind = Settings if leads else WorkerSettings
+    settings = kind(**{field: value for field, value in given.items() if value is not None})
     level = settings.log_level if service or "log_level" in settings.model_fields_set else "WARNING"
     logs.configure(level, settings.log_format if service else "text")
     if service:

@@ -24,7 +24,7 @@ def worker(**given: Any) -> None:
     """
     from pgqueue.cli import serving, supervising
 
-    settings = load(given, service=True)
+    settings = load(given, service=True, leads=False)
     registry = serving.load_registry(settings)
     serving.check_schema(settings, serving.find_database(settings, given))
     if supervising.wanted(settings):

@@ -48,9 +48,10 @@ class Daemon:
     """
 
     kind = "daemon"
+    _settings_kind: type[Settings] = Settings
 
     def __init__(self, settings: Settings | None = None, registry: Registry | None = None) -> None:
-        self.settings = settings or Settings()
+        self.settings = settings or self._settings_kind()
         self.registry = registry if registry is not None else Registry()
         self.events = EventBus()
         self.holder_id: UUID = uuid4()

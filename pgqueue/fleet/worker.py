@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from uuid import UUID
 
+from pgqueue.config import WorkerSettings
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.dispatcher.control import ControlLoop
 from pgqueue.dispatcher.daemon import Daemon, Readiness
@@ -44,6 +45,7 @@ class Worker(Daemon):
     """
 
     kind = "worker"
+    _settings_kind = WorkerSettings
     _worker: RemoteWorker | None
 
     @property
