@@ -15,8 +15,9 @@ from cli_tools import SECRET, environment, run
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support import DispatcherProcess, dispatchers, eventually
 
-from pgqueue import Registry, Settings, db
+from pgqueue import Limits, Registry, Settings, db
 from pgqueue.cli.applications import load_app, load_registry
+from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.errors import ConfigurationError
 
 APP = "handlers:registry"
@@ -234,7 +235,35 @@ def test_an_app_may_bring_its_own_builtin_types(tmp_path, monkeypatch):
     }
     workspace_init, session_init = registry.get("workspace_init"), registry.get("session_init")
     assert workspace_init.execute is print
-    assert session_init.max_concurrency == 10
+    assert session_init.max_concurrency is None, "Limits has it"
+
+
+def test_the_setting_limits_beats_those_of_builtin_types_and_no_registry_s(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "own_limits.py").write_text(
+        "from pgqueue import Registry\nregistry = Registry()\n"
+        "registry.register('workspace_init', print, max_concurrency=2)\n"
+    )
+    builtin = ("workspace_init", "session_init", "task_planning")
+
+    def declared(**said):
+        settings = Settings(workspace_root=tmp_path, planning_command="plan", planning_repositories=tmp_path,
+                            database_url="postgresql://h/d", **said)  # fmt: skip
+        rules = Configuration(settings, load_registry(settings), Limits(settings.limits)).declared
+        return [rules[name].max_concurrency for name in builtin]
+
+    assert declared() == [5, 10, 4]
+    monkeypatch.setenv("PGQUEUE_LIMITS", '{"workspace_init": 20, "session_init": null, "task_planning": 7}')
+    assert declared() == [20, None, 7]
+    assert declared(app="own_limits:registry") == [2, None, 7]
+
+
+def test_types_that_have_no_executor_are_warned_of(started, caplog):
+    registry = Registry()
+    registry.register("known", print)
+    started(registry, types=("known", "typo", "another"))
+    assert "types names another, typo: there is no executor for them here" in caplog.text
 
 
 def test_workspaces_go_to_the_users_data_directory_when_no_root_is_set(tmp_path, monkeypatch):
@@ -278,6 +307,7 @@ def test_the_embedded_server_by_hand_and_by_up(monkeypatch, tmp_path):
         assert db("status")["running"] is False
         assert db("start")["running"] is True
         url = run("db", "url").stdout.strip()
+        assert db("url") == {"url": url}
         assert db("status")["url"] == url
         assert "running  yes" in run("db", "status").stdout
         log = tmp_path / "log"

@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from workspace_tools import commit_file, git, hidden, is_gone, until
 
+from pgqueue import Limits, Settings
+from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.errors import InvalidPayloadError, WorkspaceError
 from pgqueue.job import Job
 from pgqueue.jobs import (
@@ -154,7 +156,8 @@ def test_register_builtin_registers_both_types_with_their_limits(tmp_path):
     registry = Registry()
     register_builtin(registry, root=tmp_path)
     workspace_init, session_init = registry.get("workspace_init"), registry.get("session_init")
-    assert (workspace_init.max_concurrency, session_init.max_concurrency) == (5, 10)
+    declared = Configuration(Settings(), registry, Limits()).declared
+    assert [declared[name].max_concurrency for name in ("workspace_init", "session_init")] == [5, 10]
     workspace_init.execute(Job(id=1, type="workspace_init", payload={"workspaceId": "ws"}), None)
     job = Job(id=2, type="session_init", payload={"sessionId": "s", "workspaceId": "ws"})
     session_init.execute(job, None)

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def load_registry(settings: Settings) -> Registry:
     """The app's registry, or an empty one; with the built-in types it does not have itself.
 
     Those are `workspace_init`, `session_init` and `demo:delay_print`; the mails where `smtp_host` is set;
-    `task_planning` where `planning_command` is.
+    `task_planning` where `planning_command` is. The setting `limits` beats the limits these come with.
 
     Raises:
         ConfigurationError: `app` cannot be imported or is no Registry; there is no place for workspaces; the settings
@@ -32,7 +33,7 @@ def load_registry(settings: Settings) -> Registry:
     """
     registry = Registry() if settings.app is None else load_app(settings.app)
     root = settings.workspace_root or _data_directory()
-    missing = _Missing(registry)
+    missing = _Missing(registry, settings.limits)
     register_builtin(missing, root=root, template=settings.workspace_template)
     register_delay_print(missing)
     if settings.smtp_host is not None:
@@ -136,14 +137,21 @@ def _failed(app: str, what: str, error: BaseException) -> ConfigurationError:
 
 
 class _Missing:
-    """Adds to a registry only what it does not have: an app may bring its own workspace_init."""
+    """Adds to a registry only what it does not have: an app may bring its own workspace_init.
 
-    def __init__(self, registry: Registry) -> None:
+    A type in `limits` is added without the limit it comes with: a registry's own would beat the setting.
+    """
+
+    def __init__(self, registry: Registry, limits: Collection[str]) -> None:
         self._registry = registry
+        self._limits = limits
 
     def add(self, executor: Any, **options: Any) -> None:
-        if executor.job_type not in self._registry:
-            self._registry.add(executor, **options)
+        if executor.job_type in self._registry:
+            return
+        if executor.job_type in self._limits:
+            options["max_concurrency"] = None
+        self._registry.add(executor, **options)
 
 
 def _data_directory() -> Path:

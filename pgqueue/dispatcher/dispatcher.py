@@ -93,6 +93,8 @@ class Dispatcher(Daemon):
         self.retire()
 
     async def _prepare(self) -> Sessions:
+        if unknown := sorted(name for name in self.settings.types or () if name not in self.registry):
+            logger.warning("types names %s: there is no executor for them here", ", ".join(unknown))
         sessions = await prepare(self.settings, self.holder_id)
         if sessions.pooled:
             logger.warning(

@@ -41,7 +41,9 @@ class _Registry(Protocol):
 
 
 def register_builtin(registry: _Registry, *, root: str | Path, template: str | Path | None = None) -> None:
-    """Register `workspace_init` (5 at once) and `session_init` (10 at once) with their local services.
+    """Register `workspace_init` and `session_init` with their local services.
+
+    `Limits` says how many run at once: 5 and 10, where neither `Limits(…)` nor the setting `limits` says otherwise.
 
     Args:
         registry: a `pgqueue.Registry`.
@@ -50,5 +52,5 @@ def register_builtin(registry: _Registry, *, root: str | Path, template: str | P
     """
     workspaces = LocalWorkspaceService(Path(root) / "workspaces", template)
     sessions = LocalSessionService(Path(root) / "sessions", workspaces)
-    registry.add(WorkspaceInitExecutor(workspaces), max_concurrency=5, backend="inline")
-    registry.add(SessionInitExecutor(sessions), max_concurrency=10, backend="inline")
+    registry.add(WorkspaceInitExecutor(workspaces), backend="inline")
+    registry.add(SessionInitExecutor(sessions), backend="inline")
