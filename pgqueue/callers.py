@@ -1,7 +1,8 @@
 """Operations on the caller's own connection: psycopg's, SQLAlchemy's over psycopg, psycopg2 or asyncpg, or Django's.
 
 Promises that the job shares the caller's transaction: their commit makes it so, their rollback leaves nothing.
-Knows what kinds there are and refuses any other by name. Never commits, never closes.
+Knows what kinds there are and refuses any other by name. Never closes it, and commits only a
+transaction that it began itself, on a psycopg connection in autocommit mode that is in none.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def run_on(connection: object, operation: Callable[[bool], Operation[T]], schema
         connection: a psycopg Connection, SQLAlchemy Connection or Session, or Django's connection.
         operation: makes the operation; its argument says whether COPY is to be had.
         schema: pgqueue's schema.
-        notify: called when SQLAlchemy or Django tells of the commit.
+        notify: called when SQLAlchemy or Django tells of the commit, or when the commit is made here: a psycopg
+            connection in autocommit mode gets a transaction.
 
     Raises:
         UnsupportedConnectionError: another kind, an async one, or another driver.
@@ -95,7 +97,9 @@ def run_on(connection: object, operation: Callable[[bool], Operation[T]], schema
         made = operation(_copies(connection))
         if connection.autocommit and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
             with db.transaction(connection):
-                return drive(connection, made, schema)
+                result = drive(connection, made, schema)
+            notify()
+            return result
         return drive(connection, made, schema)
     if is_django(connection):
         return run_django(connection, operation, schema, notify)
@@ -115,7 +119,9 @@ async def arun_on(
         made = operation(_copies(connection))
         if connection.autocommit and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
             async with db.atransaction(connection):
-                return await adrive(connection, made, schema)
+                result = await adrive(connection, made, schema)
+            notify()
+            return result
         return await adrive(connection, made, schema)
     if is_django(connection):
         _refuse(connection, "Django's connection is sync: use Queue, from async code by asgiref's sync_to_async")

@@ -86,5 +86,5 @@ class EventBus:
         for subscriber in list(self._subscribers):
             try:
                 subscriber(event)
-            except Exception:
+            except BaseException:  # SystemExit too: the emitter's work goes on
                 logger.exception("event subscriber failed on %s", type(event).__name__)

@@ -244,7 +244,7 @@ def _delay(job: Job, backoff: Backoff | BackoffFunction, roll: float, *, own: bo
         if own and job.backoff is not None:
             backoff = Backoff.parse(job.backoff)
         delay = backoff.delay(failures, roll) if isinstance(backoff, Backoff) else float(backoff(failures))
-    except Exception:  # noqa: BLE001 - a user's function, or a row written by hand; the job is retried all the same
+    except BaseException:  # noqa: BLE001 - a user's function, or a row written by hand; the job is retried all the same
         delay = -1.0
     return delay if 0 <= delay <= MAX_DELAY else DEFAULT_BACKOFF.delay(failures, roll)
 
@@ -290,5 +290,5 @@ def storable_text(text: str, limit: int) -> str:
 def _message(error: BaseException) -> str:
     try:
         return str(error) or type(error).__name__
-    except Exception:  # noqa: BLE001 - a handler's own __str__ may fail; the job's error must still be stored
+    except BaseException:  # noqa: BLE001 - a handler's own __str__ may fail; the job's error must still be stored
         return f"<{type(error).__name__} whose message could not be made>"

@@ -103,7 +103,7 @@ def jobs_of(
             new = trigger.job(payload)
             if new is not None:
                 made.append((trigger.name, encode(new, max_payload_bytes=max_payload_bytes)))
-        except Exception as error:  # what a user's function raises must not reach the caller's work
+        except (Exception, SystemExit) as error:  # what a user's function raises must not reach the caller's work
             if raise_errors:
                 raise TriggerError(f"trigger {trigger.name} failed: {error}") from error
             log_failure(trigger.name, error)

@@ -117,14 +117,43 @@ def test_the_notify_callback_is_not_called_on_the_callers_psycopg_connection(dsn
     assert bells.calls == []
 
 
-def test_an_exception_in_the_notify_callback_changes_nothing_and_is_logged(dsn, queue, sql, caplog):
-    def fails() -> None:
-        raise ZeroDivisionError
+def test_the_notify_callback_is_called_where_pgqueue_commits_on_the_callers_autocommit_connection(dsn, queue, sql):
+    bells = Bells(sql)
+    queue.set_notify_func(bells)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        queue.enqueue("a", connection=connection)
+        queue.enqueue_many([NewJob("a")] * 2, connection=connection)
+        assert bells.calls == [1, 3]
+        with connection.transaction():
+            queue.enqueue("a", connection=connection)
+        assert bells.calls == [1, 3], "that commit is the caller's"
 
-    queue.set_notify_func(fails)
-    assert queue.enqueue("a").id
-    with sync_caller(dsn, "Session", "psycopg") as caller:
-        queue.enqueue("a", connection=caller.connection)
-        caller.connection.commit()
-    assert sql("SELECT count(*) FROM pgqueue.jobs") == [(2,)]
-    assert caplog.text.count("notify callback failed") == 2
+    async def run() -> None:
+        async with (
+            AsyncQueue(dsn) as other,
+            await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection,
+        ):
+            other.set_notify_func(bells)
+            await other.enqueue("a", connection=connection)
+            assert bells.calls == [1, 3, 5]
+
+    asyncio.run(run())
+
+
+def test_whatever_the_notify_callback_raises_changes_nothing_and_is_logged(dsn, queue, sql, caplog):
+    errors = [ZeroDivisionError(), SystemExit(3), KeyboardInterrupt()]
+
+    def failing(error: BaseException):
+        def fails() -> None:
+            raise error
+
+        return fails
+
+    for error in errors:
+        queue.set_notify_func(failing(error))
+        assert queue.enqueue("a").id
+        with sync_caller(dsn, "Session", "psycopg") as caller:
+            queue.enqueue("a", connection=caller.connection)
+            caller.connection.commit()
+    assert sql("SELECT count(*) FROM pgqueue.jobs") == [(2 * len(errors),)]
+    assert caplog.text.count("notify callback failed") == 2 * len(errors)

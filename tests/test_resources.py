@@ -161,6 +161,10 @@ def test_an_error_at_the_end_is_logged_and_the_others_still_run(caplog):
         raise SystemExit(3)
 
     @registry.on_shutdown
+    async def interrupts():
+        raise KeyboardInterrupt
+
+    @registry.on_shutdown
     async def awaits_a_task_it_cancelled():
         task = asyncio.ensure_future(asyncio.Event().wait())
         task.cancel()
@@ -170,7 +174,7 @@ def test_an_error_at_the_end_is_logged_and_the_others_still_run(caplog):
     lived(registry, lambda _: log.clear())
     assert log == ["shut-down", "last left", "bad left", "good left"]
     said = [record.getMessage() for record in caplog.records]
-    names = [hook.__qualname__ for hook in (raises, leaves, awaits_a_task_it_cancelled)]
+    names = [hook.__qualname__ for hook in (raises, leaves, interrupts, awaits_a_task_it_cancelled)]
     assert said == [
         *(f"shut-down hook {name} failed" for name in names),
         "resource 'bad' could not be closed",
@@ -194,7 +198,9 @@ def test_a_hook_that_hangs_at_the_end_is_given_up(caplog, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("error", [OSError("refused"), SystemExit(3), asyncio.CancelledError("own")])
+@pytest.mark.parametrize(
+    "error", [OSError("refused"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError("own")]
+)
 @pytest.mark.parametrize("where", ["resource", "hook"])
 def test_a_start_up_that_fails_closes_what_was_made_and_runs_nothing_else(where, error):
     registry = Registry()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import isolated_handlers
 import pytest
+from executor_tools import executed
 from support import eventually, finished
 
 from pgqueue import Backoff, Cancel, Discard, Registry, Retry, Snooze
@@ -165,6 +166,30 @@ def test_on_error_hears_of_each_attempt_that_failed(queue, started):
     started(registry)
     finished(queue, queue.enqueue("bad"))
     assert heard == [(1, "ValueError"), (2, "ValueError")]
+
+
+def test_whatever_a_callback_or_a_backoff_function_raises_the_job_ends_as_it_would(queue, started, caplog):
+    registry = Registry()
+    heard = []
+
+    def fails(error):
+        def function(*_):
+            raise error
+
+        return function
+
+    errors = [ValueError(), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit()]
+    for error in errors:
+        registry.on_error(fails(error))
+        registry.register(type(error).__name__, raises(OSError("no")), backoff=fails(error))
+    registry.on_error(lambda job, _error: heard.append(job.attempt))
+    registry.register("bad", raises(ValueError("no"), times=1), max_attempts=2, backoff=QUICK)
+    started(registry)
+    assert finished(queue, queue.enqueue("bad")).state == "completed"
+    assert heard == [1]
+    assert caplog.text.count("on_error callback failed") == len(errors)
+    outcomes = executed(registry, *(type(error).__name__ for error in errors), max_attempts=2)
+    assert [outcome.state for outcome in outcomes] == ["scheduled"] * len(errors)
 
 
 def test_a_running_job_that_is_cancelled_stops_and_ends_as_cancelled(queue, started):

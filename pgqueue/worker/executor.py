@@ -270,7 +270,7 @@ class ExecutorPool:
                 policy = DEFAULT_POLICY if registration is None else registration.policy
                 roll = random.random()  # noqa: S311 - no secret
                 outcome = decide(job, result, now=datetime.now(UTC), where=self._where, policy=policy, roll=roll)
-        except Exception as error:  # noqa: BLE001 - a result or error that cannot be described is this job's error alone
+        except BaseException as error:  # noqa: BLE001 - a result or error that cannot be described is this job's error alone
             result = error
             outcome = Outcome(
                 job.id,
@@ -340,7 +340,7 @@ class ExecutorPool:
         for callback in self._registry.error_callbacks:
             try:
                 callback(job, error)
-            except Exception:
+            except BaseException:  # SystemExit too: it is the callback's, not the loop's that runs here
                 logger.exception("on_error callback failed")
 
 

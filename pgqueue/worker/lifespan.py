@@ -120,7 +120,7 @@ def _own(error: BaseException) -> bool:
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is None or not task.cancelling()
-    return isinstance(error, Exception | SystemExit)
+    return not isinstance(error, GeneratorExit)
 
 
 def _name(hook: Callable[[], Any]) -> str:
