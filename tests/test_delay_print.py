@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 from datetime import timedelta
@@ -22,6 +23,7 @@ from pgqueue.jobs.delay_print import (
     enqueue_delay_print,
     register_delay_print,
 )
+from pgqueue.jobs.options import EnqueueOptions
 
 LINE = re.compile(r"^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00\] (.*)$", re.MULTILINE)
 
@@ -44,6 +46,17 @@ def test_default_options(queue):
     job = enqueue_delay_print(queue)
     assert (job.state, job.queue, job.max_attempts) == ("scheduled", "default", 11)
     assert job.run_at - queue.get(job.id).created_at == pytest.approx(timedelta(seconds=180), abs=timedelta(seconds=1))
+
+
+def test_every_option_of_enqueue_is_one_of_the_helpers(queue):
+    assert EnqueueOptions.__optional_keys__ == inspect.signature(Queue.enqueue).parameters.keys() - {
+        "self",
+        "job_type",
+        "payload",
+    }
+    parent = queue.enqueue("a")
+    job = enqueue_delay_print(queue, after=[parent], on_failure="run", tags=["gpu"])
+    assert (job.state, job.tags) == ("waiting", ["gpu"])
 
 
 def test_close(dsn):

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
 from pgqueue.backoff import Backoff
-from pgqueue.job import Job, JobOptions
+from pgqueue.job import Job, JobOptions, Parents
 
 AwaitableJob = Coroutine[Any, Any, Job]
 """What a helper returns on an `AsyncQueue`."""
@@ -35,6 +35,9 @@ class EnqueueOptions(TypedDict, total=False):
     expires_at: datetime | None
     backoff: Backoff | str | None
     headers: Mapping[str, str] | None
+    after: Parents | None
+    on_failure: str | None
+    tags: Sequence[str] | None
     options: JobOptions | None
     connection: object
 
