@@ -13,7 +13,7 @@
     ├── EmbeddedServerError                  exit 3: the embedded PostgreSQL could not be run
     ├── BackendUnavailableError              exit 3: the engine that is to run jobs cannot be reached
     ├── JobNotFoundError (LookupError)       exit 5
-    ├── NotFoundError (LookupError)          exit 5: no schedule, trigger or worker has this name
+    ├── NotFoundError (LookupError)          exit 5: no schedule, trigger, worker or token has this name
     ├── ConflictError                        exit 6: the state of things forbids it
     │   ├── DuplicateJobError                a unique key is taken, and on_conflict is `raise`; `.job_id` has it
     │   ├── QueueFullError                   the queue's backlog is at its cap
@@ -117,7 +117,7 @@ class JobNotFoundError(PgQueueError, LookupError):
 
 
 class NotFoundError(PgQueueError, LookupError):
-    """No schedule, trigger or worker has this name or id."""
+    """No schedule, trigger, worker or live token has this name or id."""
 
     exit_code = 5
 

@@ -69,6 +69,7 @@ def test_enqueue_with_a_unique_key_in_use_prints_the_job_there_is(pgq):
     [
         (["a", '{"a": 1,}'], ["not JSON", "line 1 column"]),
         (["a", "[1]"], ["must be a JSON object"]),
+        (["a", "null"], ["payload is null: must be a JSON object"]),
         (["a", '{"a": NaN}'], ["not a JSON number", "$.a"]),
         (["a", '{"a": "\\u0000"}'], ["NUL"]),
         (["a", '{"a": "\\ud800"}'], ["surrogate"]),
@@ -222,6 +223,7 @@ def test_jobs_are_replayed_and_moved(pgq, queue):
     assert data("jobs", "set-priority", job.id, "-5")["priority"] == -5
     assert_one_error(pgq("jobs", "replay", job.id), 6, "only a finished job can be replayed")
     queue.cancel(job.id)
+    assert_one_error(pgq("jobs", "replay", job.id, "null"), 2, "payload is null: must be a JSON object")
     assert_one_error(pgq("jobs", "run-now", job.id), 6, "only a job that has not started")
     assert_one_error(pgq("jobs", "run-now", 12345), 5, "no job 12345")
     again = int(pgq("jobs", "replay", job.id, '{"n": 2}').stdout)
@@ -269,6 +271,18 @@ def test_an_idle_queue_in_figures(pgq, queue):
     assert figures["leader"] is None
     for command in (["queues", "list"], ["workers", "list"], ["leader"], ["stats"], ["types", "list"]):
         assert pgq(*command).exit_code == 0
+
+
+def test_a_noun_alone_is_its_list_with_the_flags_of_its_list(pgq, dsn, queue):
+    queue.enqueue("a")
+    for noun in ("types", "queues", "schedules", "triggers", "workers"):
+        assert pgq(noun).exit_code == 0
+        assert pgq(noun).stdout == pgq(noun, "list").stdout
+        assert data(noun) == data(noun, "list")
+        assert "\nCommands:\n" in pgq(noun, "--help").stdout
+    assert data("types", "--database-url", dsn)[0]["type"] == "a"
+    assert_one_error(pgq("types", "--colour"), 2, "--colour")
+    assert_one_error(pgq("types", "colour"), 2, "No such command 'colour'")
 
 
 def test_what_the_commands_read_is_the_inspectors(pgq, dsn, queue):

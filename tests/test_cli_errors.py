@@ -52,6 +52,16 @@ def test_every_help_answers_without_heavy_imports():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_a_group_alone_prints_its_help_and_that_no_command_is_given():
+    for path in ([], ["jobs"], ["tokens"], ["db"], ["config"]):
+        result = invoke(*path)
+        lines = result.stderr.splitlines()
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert lines[0] == f"Usage: {' '.join(['pgqueue', *path])} [OPTIONS] COMMAND [ARGS]..."
+        assert "Commands:" in lines
+        assert [line for line in lines if line.startswith("pgqueue: error")] == ["pgqueue: error: no command is given"]
+
+
 def test_help_answers_in_under_three_tenths_of_a_second():
     def took():
         started = time.monotonic()
@@ -110,6 +120,20 @@ def test_a_missing_schema_is_exit_code_4_until_migrate(empty_dsn, monkeypatch):
     assert "nothing to do" in invoke("migrate").stderr
     assert data("migrate") == {"schema": "pgqueue", "revision": db.SCHEMA_LEVEL}
     assert data("enqueue", "a")["state"] == "pending"
+
+
+def test_migrate_leaves_a_newer_schema_that_serves_this_pgqueue_as_it_is(dsn, sql, monkeypatch):
+    monkeypatch.setenv("PGQUEUE_DATABASE_URL", dsn)
+    sql("INSERT INTO pgqueue.revisions (number, serves_code_from) VALUES (99, 4)")
+    sql("UPDATE pgqueue.pgqueue_alembic_version SET version_num = '0099'")
+    served = invoke("migrate")
+    assert (served.exit_code, served.stdout) == (0, ""), served.output
+    assert "revision 0099 (nothing to do: newer" in served.stderr.splitlines()[-1]
+    sql("UPDATE pgqueue.revisions SET serves_code_from = 50 WHERE number = 99")
+    for command in ("migrate", "up", "stats"):
+        refused = invoke(command)
+        assert refused.exit_code == 4, refused.output
+        assert refused.stderr.splitlines()[-1].startswith("pgqueue: error: pgqueue's schema is at level 99")
 
 
 def test_a_schema_of_another_name_is_a_queue_of_its_own(dsn, queue):
@@ -240,6 +264,13 @@ def test_config_show_says_every_value_where_it_came_from_and_no_password(tmp_pat
 )
 def test_a_wrong_setting_is_exit_code_2_and_names_itself(variables, parts):
     assert_one_error(invoke("config", "show", env=variables), 2, *parts)
+
+
+def test_a_worker_s_heartbeat_need_not_fit_the_lease_of_a_leader():
+    arguments = ("--heartbeat-interval", "2", "--app", "not_there_at_all:registry")
+    assert_one_error(invoke("worker", *arguments), 2, "no module 'not_there_at_all'")
+    assert_one_error(invoke("dispatcher", *arguments), 2, "leader_lease_duration is 3")
+    assert_one_error(invoke("worker", "--heartbeat-interval", "5"), 2, "worker_lease_duration is 10")
 
 
 def test_the_example_file_holds_every_setting_with_its_default(tmp_path, monkeypatch):

@@ -84,6 +84,8 @@ def test_set_pause_resume_and_remove(pgq, queue):
         (["add", "s", "--cron", "* * * *", "--type", "t"], 2, "invalid cron '* * * *': must be five fields"),
         (["add", "s", "--cron", "@daily", "--type", "t", "--tz", "Nowhere"], 2, "invalid tz 'Nowhere'"),
         (["add", "s", "[1]", "--cron", "@daily", "--type", "t"], 2, "must be a JSON object"),
+        (["add", "s", "null", "--cron", "@daily", "--type", "t"], 2, "payload is null: must be a JSON object"),
+        (["set", "nightly", "payload=null"], 2, "payload is null: must be a JSON object"),
         (["add", "nightly", "--cron", "@daily", "--type", "t"], 6, "there is a schedule nightly already"),
         (["show", "other"], 5, "there is no schedule other"),
         (["next", "nightly", "--count", "0"], 2, "invalid number of fires 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import psycopg
@@ -73,6 +74,8 @@ def granted(dsn, sql, request):
 def test_the_command_prints_this_sql_for_the_schema_and_prefix_that_are_said(granted):
     done = run("db", "grants", "--database-schema", "other", "--prefix", "team_")
     assert done.stdout == roles.grants("other", "team_")
+    said = json.loads(run("db", "grants", "--prefix", "team_", "--json").stdout)
+    assert said == {"schema": "pgqueue", "prefix": "team_", "sql": roles.grants("pgqueue", "team_")}
     assert run("db", "grants", "--prefix", 'a"b').returncode == 2
 
 

@@ -101,6 +101,13 @@ def test_list_and_remove(orders, sql):
     assert actions == ["triggers.install"] * 2 + ["triggers.remove"] * 2
 
 
+def test_a_trigger_that_sql_installed_is_listed_with_what_it_leaves_to_the_default(orders, sql):
+    sql("SELECT pgqueue.install_trigger('orders', 'by_sql', '{insert}', '{\"type\": \"t\"}')")
+    row = invoke("triggers", "list").stdout.splitlines()[1]
+    assert row.split() == ["by_sql", "orders", "insert", "-", "t", "default", "yes"]
+    assert data("triggers", "list")[0]["settings"] == {"type": "t"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [

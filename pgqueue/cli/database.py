@@ -51,9 +51,14 @@ def status(as_json: bool) -> None:
 
 
 @database.command()
-def url() -> None:
+@json_option
+def url(as_json: bool) -> None:
     """Print its URL, whether it runs or not: psql "$(pgqueue db url)"."""
-    output.echo(_server().url)
+    found = _server().url
+    if as_json:
+        output.echo_json({"url": found})
+    else:
+        output.echo(found)
 
 
 @database.command()
@@ -73,8 +78,9 @@ def reset(yes: bool, as_json: bool) -> None:
 
 @database.command()
 @click.option("--prefix", default="pgqueue_", show_default=True, help="What the roles' names begin with.")
+@json_option
 @settings_options("database_schema")
-def grants(prefix: str, **given: Any) -> None:
+def grants(prefix: str, as_json: bool, **given: Any) -> None:
     """Print SQL that makes the roles producer, worker, dispatcher, viewer and admin, with the rights of each.
 
     For psql, as the schema's owner, after each migration: pgqueue db grants | psql --single-transaction URL. It makes
@@ -86,7 +92,12 @@ def grants(prefix: str, **given: Any) -> None:
         raise click.UsageError(
             f"invalid prefix {prefix!r}: must be 1 to 48 characters of a-z 0-9 _, not starting with a digit"
         )
-    for line in roles.grants(load(given).database_schema, prefix).splitlines():
+    schema = load(given).database_schema
+    script = roles.grants(schema, prefix)
+    if as_json:
+        output.echo_json({"schema": schema, "prefix": prefix, "sql": script})
+        return
+    for line in script.splitlines():
         output.echo(line)
 
 

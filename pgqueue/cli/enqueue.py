@@ -168,11 +168,11 @@ def parse_time(text: str, flag: str = "--at") -> datetime:
     return moment
 
 
-def read_payload(source: str) -> Any:
-    """What the JSON in `source` says: itself, stdin for `-`, a file for `@path`.
+def read_payload(source: str) -> dict[str, Any]:
+    """The JSON object in `source`: itself, stdin for `-`, a file for `@path`.
 
     Raises:
-        InvalidPayloadError: it is not JSON; the message says where.
+        InvalidPayloadError: it is not JSON, and the message says where; or no object.
         InvalidArgumentError: the file cannot be read.
     """
     from pgqueue.errors import InvalidArgumentError, InvalidPayloadError
@@ -183,7 +183,7 @@ def read_payload(source: str) -> Any:
             source = sys.stdin.buffer.read().decode()
         elif source.startswith("@"):
             source = Path(source[1:]).read_bytes().decode()
-        return json.loads(source)
+        payload = json.loads(source)
     except json.JSONDecodeError as error:
         problem: PgQueueError = InvalidPayloadError(
             f"{name} is not JSON: {error.msg}: line {error.lineno} column {error.colno}"
@@ -194,4 +194,9 @@ def read_payload(source: str) -> Any:
         problem = InvalidArgumentError(f"{name} cannot be read: {error.strerror}")
     except (ValueError, RecursionError) as error:  # a number too long, nesting too deep
         problem = InvalidPayloadError(f"{name} is not JSON: {error}")
+    else:
+        if isinstance(payload, dict):
+            return payload
+        kind = "null" if payload is None else type(payload).__name__
+        problem = InvalidPayloadError(f"{name} is {kind}: must be a JSON object")
     raise problem

@@ -1,4 +1,4 @@
-"""The click group every command hangs on, and what an error becomes: one line on stderr and an exit code.
+"""The click groups that commands hang on, and what an error becomes: one line on stderr and an exit code.
 
 No traceback reaches the user unless the log level is DEBUG; no password and no control character ever does.
 """
@@ -36,6 +36,21 @@ class Program(click.Group):
         sys.exit(_exit_code(lambda: super(Program, self).main(args, prog_name or "pgqueue", **extra)))
 
 
+class Listing(click.Group):
+    """A group that stands for its `list` where no command is named: `pgqueue types --json`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options.setdefault("subcommand_metavar", "[COMMAND] [ARGS]...")
+        super().__init__(*arguments, **options)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `list` before flags that are not the group's own; a shell that completes is shown the commands."""
+        own = bool(args) and (not args[0].startswith("-") or args[0] in ctx.help_option_names)
+        if not own and not ctx.resilient_parsing:
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 def _exit_code(run: Callable[[], Any]) -> int:
     try:
         result = run()
@@ -51,6 +66,10 @@ def _exit_code(run: Callable[[], Any]) -> int:
             return INTERRUPTED
         output.say_error("aborted")
         return 1
+    except click.exceptions.NoArgsIsHelpError as error:
+        output.say(error.format_message())
+        output.say_error("no command is given")
+        return error.exit_code
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         if context is not None:

@@ -8,11 +8,15 @@ import click
 
 from pgqueue.cli import output, rules
 from pgqueue.cli.options import database_options, json_option, load, settings_options
+from pgqueue.cli.program import Listing
 
 
-@click.group()
+@click.group(cls=Listing)
 def queues() -> None:
-    """List queues, set their rules, pause and resume them."""
+    """List queues, set their rules, pause and resume them.
+
+    Without a command: list.
+    """
 
 
 @queues.command("list")

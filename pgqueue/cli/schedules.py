@@ -8,15 +8,19 @@ import click
 
 from pgqueue.cli import output
 from pgqueue.cli.options import database_options, json_option, load, settings_options
+from pgqueue.cli.program import Listing
 
 _COLUMNS = ("name", "state", "cron", "tz", "type", "queue", "next_fire_at", "last_fire_at", "declared_by", "changed")
 _INTEGERS = frozenset({"priority", "max_attempts"})
 _NUMBERS = frozenset({"timeout", "max_age", "jitter"})
 
 
-@click.group()
+@click.group(cls=Listing)
 def schedules() -> None:
-    """Add, list, change, pause, run and remove schedules (cron)."""
+    """Add, list, change, pause, run and remove schedules (cron).
+
+    Without a command: list.
+    """
 
 
 @schedules.command("add")

@@ -91,7 +91,7 @@ def list_tokens(as_json: bool, **given: Any) -> None:
 def rotate(name: str, lifetime: float | None, as_json: bool, **given: Any) -> None:
     """Make a successor of the token NAME and print it; the one before it lives on until it is revoked.
 
-    An older one is revoked: two of a name live at most. Exit code 6 if none does.
+    An older one is revoked: two of a name live at most. Exit code 5 if none does.
     """
     from pgqueue import store, validation
     from pgqueue.queue_base import actor
@@ -108,7 +108,7 @@ def rotate(name: str, lifetime: float | None, as_json: bool, **given: Any) -> No
 @click.option("--id", "token_id", type=int, metavar="ID", help="Only this one of the name's two.")
 @database_options
 def revoke(name: str, token_id: int | None, **given: Any) -> None:
-    """Refuse the token NAME from now on; exit code 6 if none of that name lives."""
+    """Refuse the token NAME from now on; exit code 5 if none of that name lives."""
     from pgqueue import store
     from pgqueue.queue_base import actor
 

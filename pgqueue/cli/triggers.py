@@ -11,6 +11,7 @@ import click
 
 from pgqueue.cli import output
 from pgqueue.cli.options import database_options, json_option, load, settings_options
+from pgqueue.cli.program import Listing
 
 if TYPE_CHECKING:
     from pgqueue.config import Settings
@@ -21,9 +22,12 @@ _COLUMNS = ("name", "table", "events", "condition", "type", "queue", "enabled")
 _EVENTS = ("insert", "update", "delete")
 
 
-@click.group()
+@click.group(cls=Listing)
 def triggers() -> None:
-    """Install, list and remove triggers on tables, which enqueue jobs."""
+    """Install, list and remove triggers on tables, which enqueue jobs.
+
+    Without a command: list.
+    """
 
 
 @triggers.command("install")
@@ -131,7 +135,9 @@ def list_triggers(as_json: bool, **given: Any) -> None:
 
     rows = [dataclasses.asdict(one) for one in _run(load(given), operations.one(statements.list_triggers()))]
     if not as_json:
-        rows = [{**row, **row["settings"], "events": ", ".join(row["events"])} for row in rows]
+        # One made by SQL may say less than `install` does.
+        said = {"type": None, "queue": "default"}
+        rows = [{**said, **row["settings"], **row, "events": ", ".join(row["events"])} for row in rows]
     output.echo_rows(rows, as_json=as_json, columns=_COLUMNS)
 
 

@@ -8,13 +8,17 @@ import click
 
 from pgqueue.cli import output, rules
 from pgqueue.cli.options import database_options, json_option, load, settings_options
+from pgqueue.cli.program import Listing
 
 _COLUMNS = ("type", "limit", "limit_from", "executor", "pending", "processing", "scheduled", "waiting")
 
 
-@click.group()
+@click.group(cls=Listing)
 def types() -> None:
-    """List job types, set their rules, pause and resume them."""
+    """List job types, set their rules, pause and resume them.
+
+    Without a command: list.
+    """
 
 
 @types.command("list")

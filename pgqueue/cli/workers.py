@@ -10,6 +10,7 @@ import click
 
 from pgqueue.cli import output
 from pgqueue.cli.options import database_options, json_option, load
+from pgqueue.cli.program import Listing
 
 _COLUMNS = (
     "id", "host", "pid", "version", "alive", "draining", "remote", "processing", "concurrency", "started_at",
@@ -17,9 +18,12 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-@click.group()
+@click.group(cls=Listing)
 def workers() -> None:
-    """List workers, show one, drain one."""
+    """List workers, show one, drain one.
+
+    Without a command: list.
+    """
 
 
 @workers.command("list")

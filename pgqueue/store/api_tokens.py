@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pgqueue.errors import ConflictError
+from pgqueue.errors import ConflictError, NotFoundError
 from pgqueue.store import acts
 from pgqueue.store.statement import Operation, Row, Statement, nothing, scalar
 
@@ -113,12 +113,12 @@ def rotate(name: str, digest: bytes, actor: str, lifetime: float | None) -> Oper
     """A successor with the same grant; the one before it lives on, an older one does not.
 
     Raises:
-        ConflictError: no token of this name lives.
+        NotFoundError: no token of this name lives.
     """
     yield lock_tokens()
     live = yield live_tokens(name)
     if not live:
-        raise ConflictError(f"no token {name} is live: `pgqueue tokens create {name}` makes one")
+        raise NotFoundError(f"no token {name} is live: `pgqueue tokens create {name}` makes one")
     made = yield create_token(name, digest, live[-1][1], actor, lifetime)
     old = [token_id for token_id, _grant in live[: -(LIVE_TOKENS - 1)]]
     yield revoke_tokens(old)
@@ -130,13 +130,13 @@ def revoke(name: str, token_id: int | None, actor: str) -> Operation[int]:
     """Refuse the tokens of a name, or one of them, from now on; how many.
 
     Raises:
-        ConflictError: there is no such live token.
+        NotFoundError: there is no such live token.
     """
     yield lock_tokens()
     live = [one for one, _grant in (yield live_tokens(name)) if token_id in {None, one}]
     if not live:
         what = f"token {name}" if token_id is None else f"token {name} with id {token_id}"
-        raise ConflictError(f"no {what} is live")
+        raise NotFoundError(f"no {what} is live")
     done = yield revoke_tokens(live)
     yield acts.note(actor, "tokens.revoke", name, {"revoked": live})
     return done  # type: ignore[no-any-return]
