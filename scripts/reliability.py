@@ -104,8 +104,8 @@ def _told(chaos: dict[str, Any] | None) -> list[str]:
         f"{chaos['dispatches']} dispatches, {chaos['epochs']} epochs.\n"
         f"{chaos['stale_completions_rejected']} completions came too late and changed nothing; "
         f"{chaos['stale_leader_writes_refused']} writes of former leaders were refused.\n"
-        f"While {plan['rate'] * 10:g} jobs wait nothing is enqueued: what the machine can bear under faults is not asked.\n"
-        f"From enqueue to start: p50 {latency['p50']:.3f} s, p99 {latency['p99']:.2f} s, faults and low priorities included. "
+        f"While {plan['rate'] * 10:g} jobs wait nothing is enqueued: how much a machine bears is not the question.\n"
+        f"From enqueue to start: p50 {latency['p50']:.3f} s, p99 {latency['p99']:.2f} s, through all faults. "
         f"After the last fault the backlog was gone in {chaos['drained_after']:g} s.\n\n"
     )
     return [text]

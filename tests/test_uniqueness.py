@@ -225,10 +225,16 @@ def test_enqueue_by_plain_sql_keeps_the_same_rules_and_rings_the_same_bell(dsn, 
         wrong = (
             "max_attempts => 0", "delay => interval '-1 s'", "delay => interval '20 years'", "timeout => -1",
             "timeout => 'NaN'", "timeout => 'Infinity'", "run_at => 'infinity'", "run_at => '-infinity'",
+            "concurrency_key => repeat('k', 1001)", "concurrency_key => ''",
         )  # fmt: skip
         for bad in ("'bad name'", "'t', '[]'", *(f"'t', {argument}" for argument in wrong)):
             with pytest.raises(psycopg.errors.InvalidParameterValue):
                 caller.execute(f"SELECT pgqueue.enqueue({bad})".encode())
+        with pytest.raises(psycopg.errors.CheckViolation, match="jobs_lane_fits_index"):
+            caller.execute(
+                "INSERT INTO pgqueue.jobs (type, payload, state, concurrency_key) "
+                "VALUES ('t', '{}', 'scheduled', repeat('k', 2001))"
+            )
         sql("INSERT INTO pgqueue.queues (name, operator) VALUES ('small', %s)", '{"max_pending": 1}')
         caller.execute("SELECT pgqueue.enqueue('t', queue => 'small')")
         with pytest.raises(psycopg.Error, match="queue small is full: 1 jobs are pending"):

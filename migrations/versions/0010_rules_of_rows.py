@@ -1,4 +1,4 @@
-"""Enqueue by SQL keeps the rule of numbers and times: none that is not finite, or out of range.
+"""Rows put in by SQL keep the rules: no number or time that is not finite or out of range, no key that no index takes.
 
 Revision ID: 0010
 Revises: 0009
@@ -82,18 +82,30 @@ END $$;
 RULES = """enqueue.max_attempts < 1 OR enqueue.timeout NOT BETWEEN 0 AND 316224000
         OR enqueue.delay NOT BETWEEN interval '0' AND interval '316224000 s'
         OR enqueue.run_at NOT BETWEEN '0002-01-01 00:00:00+00' AND '9998-12-31 23:59:59.999999+00'
-        OR enqueue.unique_key = '' OR enqueue.concurrency_key = '' THEN
+        OR enqueue.unique_key = '' OR octet_length(enqueue.concurrency_key) NOT BETWEEN 1 AND 1000 THEN
     RAISE EXCEPTION 'invalid argument: max_attempts at least 1, timeout and delay 0 to 316224000 s, '
-                    'run_at in the years 2 to 9998, keys not empty'"""
+                    'run_at in the years 2 to 9998, keys not empty, concurrency_key at most 1000 bytes'"""
 
 # As 0002 has them.
 RULES_BEFORE = """enqueue.max_attempts < 1 OR enqueue.timeout < 0 OR enqueue.delay < interval '0'
         OR enqueue.unique_key = '' OR enqueue.concurrency_key = '' THEN
     RAISE EXCEPTION 'invalid argument: max_attempts at least 1, timeout and delay not negative, keys not empty'"""
 
-UPGRADE = ENQUEUE.replace("RULES", RULES)
+# A row of an index has key, tags and two names in 2 704 bytes. It has a row of the table only while that is pending:
+# without this a longer one goes in as scheduled, and no promotion after it succeeds. What is there is not looked at.
+FITS = """
+ALTER TABLE pgqueue.jobs ADD CONSTRAINT jobs_lane_fits_index
+  CHECK (coalesce(octet_length(concurrency_key), 0) + octet_length(tags) <= 2000) NOT VALID;
+"""
 
-DOWNGRADE = ENQUEUE.replace("RULES", RULES_BEFORE)
+UPGRADE = ENQUEUE.replace("RULES", RULES) + FITS
+
+DOWNGRADE = (
+    ENQUEUE.replace("RULES", RULES_BEFORE)
+    + """
+ALTER TABLE pgqueue.jobs DROP CONSTRAINT jobs_lane_fits_index;
+"""
+)
 
 
 def upgrade() -> None:
