@@ -88,7 +88,7 @@ class QueueBase:
         if self._notify is not None:
             try:
                 self._notify()
-            except BaseException:  # SystemExit too: the jobs are there, and the caller has to hear so
+            except (Exception, SystemExit):  # the jobs are there, and the caller has to hear so
                 logger.exception("notify callback failed")
 
     def _encode(self, new: NewJob) -> EncodedJob:

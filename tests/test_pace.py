@@ -145,7 +145,6 @@ def test_of_a_rate_per_key_the_leader_remembers_the_keys_of_late_alone(monkeypat
 
 def test_a_rate_per_key_holds_though_keys_are_forgotten(queue, started, sql, monkeypatch, caplog):
     monkeypatch.setattr(rates, "FEW", 4)
-    monkeypatch.setattr(rates.Buckets, "_tidy_at", 4)
     registry = Registry()
     registry.register("t", nothing, rate_limit_per_key="1/0.3s")
     started(registry, concurrency=50)

@@ -40,7 +40,7 @@ def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def taken_filter(given: dict[str, Any]) -> JobFilter | None:
     """Take the filter's flags out of `given`; None where there are none."""
-    fields = {name: given.pop(name) for name in JobFilter.__dataclass_fields__}
+    fields = {name: given.pop(name) for name in JobFilter.__dataclass_fields__ if name in given}
     return JobFilter(**fields) if any(value is not None for value in fields.values()) else None
 
 

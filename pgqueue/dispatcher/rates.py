@@ -26,6 +26,7 @@ class Buckets:
     def __init__(self) -> None:
         self._tokens: dict[BucketKey, tuple[float, float]] = {}
         self._unused: dict[BucketKey, float] = {}
+        self._tidy_at = FEW
 
     def load(self, rows: Mapping[BucketKey, tuple[float, float]]) -> None:
         """At the term's beginning: tokens, and the seconds since they were counted."""
@@ -71,8 +72,6 @@ class Buckets:
             if rate is None or tokens + rate.per_second * (now - at) * CAUTION >= rate.count:
                 found.append(bucket)
         return found
-
-    _tidy_at = FEW
 
     def tidy(self, rate_of: Callable[[BucketKey], RateLimit | None]) -> None:
         """Forget the full ones, when twice as many are known as were left the last time: that costs each little."""
