@@ -61,7 +61,7 @@ class Inspector:
 
     def job(self, job_id: int) -> Job:
         """One job, live or finished; JobNotFoundError without."""
-        found = self._run(store.jobs.get(validation.check_integer(job_id, "job id", 1, 2**63 - 1)))
+        found = self._run(store.jobs.get(validation.check_id(job_id)))
         if found is None:
             raise JobNotFoundError(f"there is no job {job_id}")
         return found
@@ -87,7 +87,7 @@ class Inspector:
             raise InvalidArgumentError(f"invalid state {state!r}: must be one of {', '.join(JobState)}")
         validation.check_integer(limit, "limit", 1, MAX_PAGE)
         if before is not None:
-            validation.check_integer(before, "before", 1, 2**63 - 1)
+            validation.check_id(before, "before")
         if where is not None:
             return self._run(store.acts.list_matching(where, before=before, limit=limit))
         return self._run(store.jobs.list_jobs(state=state, job_type=job_type, queue=queue, before=before, limit=limit))
@@ -103,7 +103,7 @@ class Inspector:
         """
         validation.check_integer(limit, "limit", 1, MAX_PAGE)
         if before is not None:
-            validation.check_integer(before, "before", 1, 2**63 - 1)
+            validation.check_id(before, "before")
         return self._session.drive(lambda: store.listing.page(where, retrying=retrying, before=before, limit=limit))
 
     def records(self, ids: Sequence[int]) -> list[Job]:
@@ -112,7 +112,7 @@ class Inspector:
 
     def audit(self, job_id: int) -> list[AuditLine]:
         """Who did what with a job, the newest first; of the latest acts alone."""
-        return self._run(store.listing.audit_of(str(validation.check_integer(job_id, "job id", 1, 2**63 - 1))))
+        return self._run(store.listing.audit_of(str(validation.check_id(job_id))))
 
     def failures(
         self, *, job_type: str | None = None, queue: str | None = None, limit: int = 50, latest: int | None = None
@@ -267,21 +267,21 @@ class Inspector:
 
     def parents(self, job_id: int, *, limit: int = 100) -> list[Relative]:
         """What a job waits or waited for, in the order of the ids."""
-        number = validation.check_integer(job_id, "job id", 1, 2**63 - 1)
+        number = validation.check_id(job_id)
         return self._run(
             store.dependencies.parents(number, limit=validation.check_integer(limit, "limit", 1, MAX_PAGE))
         )
 
     def children(self, job_id: int, *, limit: int = 100) -> list[Relative]:
         """What waits or waited for a job, in the order of the ids."""
-        number = validation.check_integer(job_id, "job id", 1, 2**63 - 1)
+        number = validation.check_id(job_id)
         return self._run(
             store.dependencies.children(number, limit=validation.check_integer(limit, "limit", 1, MAX_PAGE))
         )
 
     def explain(self, job_id: int) -> Explanation:
         """Why the job is not running, or where it is: one answer from live data; JobNotFoundError without the job."""
-        number = validation.check_integer(job_id, "job id", 1, 2**63 - 1)
+        number = validation.check_id(job_id)
         return self._session.drive(lambda: explain_job(number))
 
     def doctor(self, checks: Collection[str] | None = None, registry: Registry | None = None) -> list[Finding]:

@@ -338,7 +338,7 @@ def _encode_parents(encoded: EncodedJob, after: object, earlier: Mapping[int, in
     for parent in check_parents(after):
         if not isinstance(parent, NewJob):
             number = parent.id if isinstance(parent, Job) else parent
-            ids.add(validation.check_integer(number, "job id in after", 1, 2**63 - 1))
+            ids.add(validation.check_id(number, "job id in after"))
         elif id(parent) in earlier:
             places.add(earlier[id(parent)])
         else:

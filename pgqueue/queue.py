@@ -27,7 +27,6 @@ from pgqueue.queue_base import (
     Delay,
     Repeat,
     chained,
-    check_id,
     check_repeat,
     each_of,
     log_enqueued,
@@ -43,6 +42,7 @@ from pgqueue.schedule_client import Schedules
 from pgqueue.store import operations, triggering
 from pgqueue.store.statement import Operation
 from pgqueue.triggers import log_failure
+from pgqueue.validation import check_id
 from pgqueue.waiting import Waits
 
 T = TypeVar("T")

@@ -17,7 +17,6 @@ from pgqueue.queue_base import (
     QueueBase,
     Repeat,
     actor,
-    check_id,
     check_portion,
     live_filter,
     priority_statement,
@@ -28,6 +27,7 @@ from pgqueue.queue_base import (
 from pgqueue.store import operations
 from pgqueue.store.acts import Failure
 from pgqueue.store.statement import Operation
+from pgqueue.validation import check_id
 
 T = TypeVar("T")
 

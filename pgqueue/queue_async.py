@@ -24,7 +24,6 @@ from pgqueue.queue_base import (
     Delay,
     Repeat,
     chained,
-    check_id,
     check_repeat,
     each_of,
     log_enqueued,
@@ -40,6 +39,7 @@ from pgqueue.schedule_client import AsyncSchedules
 from pgqueue.store import operations, triggering
 from pgqueue.store.statement import Operation
 from pgqueue.triggers import log_failure
+from pgqueue.validation import check_id
 from pgqueue.waiting import AsyncWaits
 
 T = TypeVar("T")

@@ -185,7 +185,7 @@ def _after(new: NewJob, parents: Sequence[NewJob]) -> NewJob:
 def waited_for(job: Job | int, timeout: Delay) -> tuple[int, Patience]:
     """Checked: which job one waits for, and for how long."""
     seconds = None if timeout is None else validation.check_seconds(timeout, "timeout")
-    return check_id(job.id if isinstance(job, Job) else job), Patience(seconds)
+    return validation.check_id(job.id if isinstance(job, Job) else job), Patience(seconds)
 
 
 def log_enqueued(job: Job) -> None:
@@ -236,7 +236,7 @@ def reschedule_statement(job_id: int, delay: Delay, run_at: datetime | None) -> 
     if delay is not None and run_at is not None:
         raise InvalidArgumentError("both delay and run_at are given: a job has one due time, give one of them")
     return store.jobs.reschedule(
-        check_id(job_id),
+        validation.check_id(job_id),
         None if run_at is None else validation.check_aware(run_at, "run_at"),
         None if delay is None else validation.check_seconds(delay, "delay"),
     )
@@ -245,7 +245,9 @@ def reschedule_statement(job_id: int, delay: Delay, run_at: datetime | None) -> 
 def priority_statement(job_id: int, priority: int) -> Statement[bool]:
     """Checked: another priority for a job."""
     low, high = job_module.MIN_PRIORITY, job_module.MAX_PRIORITY
-    return store.jobs.set_priority(check_id(job_id), validation.check_integer(priority, "priority", low, high))
+    return store.jobs.set_priority(
+        validation.check_id(job_id), validation.check_integer(priority, "priority", low, high)
+    )
 
 
 def live_filter(where: JobFilter) -> JobFilter:
@@ -287,8 +289,3 @@ def actor() -> str:
     except (KeyError, OSError):  # a uid without an account
         user = f"uid {os.getuid()}"
     return f"{user}@{socket.gethostname()}"
-
-
-def check_id(job_id: object) -> int:
-    """Return `job_id` if it can be a job's id."""
-    return validation.check_integer(job_id, "job id", 1, 2**63 - 1)

@@ -124,6 +124,11 @@ def check_integer(value: object, what: str, low: int, high: int) -> int:
     return int(value)
 
 
+def check_id(value: object, what: str = "job id") -> int:
+    """Return `value` if it can be a row's id."""
+    return check_integer(value, what, 1, 2**63 - 1)
+
+
 def check_aware(value: object, what: str) -> datetime:
     """Return `value` if it is a datetime with a zone, between the years 2 and 9998: any zone can show it then."""
     if not isinstance(value, datetime):

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 500
 LOOK_EVERY = 5  # poll intervals
+LEAST_PAUSE = 0.01  # seconds
 
 
 class Expirer(Service):
@@ -38,12 +39,13 @@ class Expirer(Service):
     async def run_once(self) -> float:
         """End what is due; the seconds until the next one is."""
         due, cancelled = await self._maintenance.plain(store.jobs.next_expiry())
-        least = 0.01
+        least = LEAST_PAUSE
         if cancelled or (due is not None and due <= 0):
             ended = await self._close()
             if ended == 2 * BATCH:
                 return 0.0
-            least = least if ended else HELD_PAUSE
+            if not ended:
+                least = HELD_PAUSE
             due, _ = await self._maintenance.plain(store.jobs.next_expiry())
         return self._longest if due is None else min(self._longest, max(least, due))
 

@@ -47,7 +47,7 @@ class Inbox:
 
     def mark_read(self, recipient: str, ids: Sequence[int] | None = None) -> int:
         """Mark these notifications of `recipient` read, all without `ids`; how many had not been."""
-        chosen = None if ids is None else [validation.check_integer(one, "id", 1, 2**63 - 1) for one in ids]
+        chosen = None if ids is None else [validation.check_id(one, "id") for one in ids]
         return self._session.run(store.inbox.mark_read(validation.check_key(recipient, "recipient"), chosen))
 
     def put(self, message: Message) -> None:

@@ -97,7 +97,7 @@ def _prepared(
         raise UnknownJobTypeError(f"unknown job type: {encoded.type}; registered are: {known}")
     rules = registration.rules
     job = Job(
-        id=validation.check_integer(job_id, "job_id", 1, 2**63 - 1),
+        id=validation.check_id(job_id, "job_id"),
         type=encoded.type,
         payload=json.loads(encoded.payload_text),
         queue=encoded.queue,

@@ -32,7 +32,7 @@ async def list_notifications(
     """What somebody was told, newest first, and how much of it is not read; texts may quote results."""
     services.demand_all(principal, "an inbox")
     validation.check_key(recipient, "recipient")
-    start = None if before is None else validation.check_integer(int(before), "before", 1, 2**63 - 1)
+    start = None if before is None else validation.check_id(int(before), "before")
 
     def look() -> Operation[tuple[list[Any], int]]:
         items = yield store.inbox.list_items(recipient, unread=unread, before=start, limit=limit)
@@ -48,7 +48,7 @@ async def mark_read(body: ReadBody, services: Served, principal: Controller) -> 
     """Somebody has read these, or all of theirs."""
     services.demand_all(principal, "an inbox")
     validation.check_key(body.recipient, "recipient")
-    ids = None if body.ids is None else [validation.check_integer(int(one), "id", 1, 2**63 - 1) for one in body.ids]
+    ids = None if body.ids is None else [validation.check_id(int(one), "id") for one in body.ids]
 
     def act() -> Operation[int]:
         number: int = yield store.inbox.mark_read(body.recipient, ids)

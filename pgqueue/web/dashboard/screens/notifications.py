@@ -46,7 +46,7 @@ async def notifications(
     names = [one.recipient for one in inboxes]
     given = recipient or (principal.name if principal.name in names or not names else names[0])
     _check(principal, given)
-    start = None if before is None else validation.check_integer(int(before), "before", 1, 2**63 - 1)
+    start = None if before is None else validation.check_id(int(before), "before")
     found = await read(store.inbox.list_items(given, unread=unread, before=start, limit=PAGE + 1))
     items = [_shown(one, principal) for one in found[:PAGE]]
     return pages.page(
