@@ -70,7 +70,8 @@ def conninfo(url: str, purpose: str) -> str:
         defaults["target_session_attrs"] = "read-write"
     if purpose.startswith(HOLDER_PREFIX):
         given["application_name"] = purpose  # a takeover finds a holder's sessions by it
-    return make_conninfo(**{**defaults, **given})
+    # COPY's binary format has text as it is, and pgqueue writes UTF-8 whatever the environment or the URL says.
+    return make_conninfo(**{**defaults, **given, "client_encoding": "utf8"})
 
 
 def of_database(url: str, database: str) -> str:
@@ -92,15 +93,14 @@ def connect(url: str, *, purpose: str = "pgqueue", autocommit: bool = False, **o
         return connection
 
 
-async def aconnect(url: str, *, purpose: str = "pgqueue", prepare_threshold: int | None = 0) -> AsyncConnection:
-    """A new autocommit connection of one's own, for a control loop."""
+async def aconnect(url: str, *, purpose: str = "pgqueue", prepares: bool = True) -> AsyncConnection:
+    """A new autocommit connection of one's own, for a control loop; what it `prepares` stays for its session."""
     with translated():
         connection = await psycopg.AsyncConnection.connect(
             conninfo(url, purpose), autocommit=True, prepare_threshold=None
         )
         try:
-            if await aprepare_session(connection):
-                connection.prepare_threshold = prepare_threshold
+            await aprepare_session(connection, prepares=prepares)
         except BaseException:  # cancellation too: nobody else has it yet
             await connection.close()
             raise
@@ -108,32 +108,35 @@ async def aconnect(url: str, *, purpose: str = "pgqueue", prepare_threshold: int
 
 
 def prepare_session(connection: Connection) -> None:
-    """Make the session's transactions READ COMMITTED READ WRITE where the server says otherwise.
+    """Make the session pgqueue's own, its transactions READ COMMITTED READ WRITE where the server says otherwise.
 
     Behind a pooler nothing is prepared: the next transaction may meet another session.
     """
     *defaults, backend = run(connection, store.statistics.session_defaults())
-    if backend != connection.info.backend_pid:
-        connection.prepare_threshold = None
     if defaults != ["read committed", "off"]:
         connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE")
     if not connection.autocommit:
         connection.commit()
+    pipeline.adopt(connection, prepares=bool(backend == connection.info.backend_pid))
 
 
-async def aprepare_session(connection: AsyncConnection) -> bool:
-    """As `prepare_session`; False behind a pooler."""
+async def aprepare_session(connection: AsyncConnection, *, prepares: bool = True) -> None:
+    """As `prepare_session`, awaited."""
     *defaults, backend = await arun(connection, store.statistics.session_defaults())
-    direct = bool(backend == connection.info.backend_pid)
-    if not direct:
-        connection.prepare_threshold = None
     if defaults != ["read committed", "off"]:
         await connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE")
-    return direct
+    pipeline.adopt(connection, prepares=prepares and bool(backend == connection.info.backend_pid))
 
 
 def run(connection: Connection, statement: Statement[T], schema: str = "pgqueue") -> T:
     """Execute `statement` on `connection`, in whatever transaction it is in."""
+    if _ours_in_autocommit(connection):
+        text, names = sql.numbered(statement.name, schema)
+        try:
+            rows = pipeline.execute_sync(connection, text, [statement.params[name] for name in names])
+        except (psycopg.Error, OSError) as error:
+            raise translate(error) from error
+        return statement.parse(rows)
     with translated():
         cursor: psycopg.Cursor[TupleRow] = psycopg.Cursor(connection, row_factory=tuple_row)
         with cursor:
@@ -143,11 +146,18 @@ def run(connection: Connection, statement: Statement[T], schema: str = "pgqueue"
 
 async def arun(connection: AsyncConnection, statement: Statement[T], schema: str = "pgqueue") -> T:
     """As `run`, awaited."""
+    if _ours_in_autocommit(connection):
+        return (await arun_together(connection, [statement], schema))[0]  # type: ignore[no-any-return]
     with translated():
         cursor: psycopg.AsyncCursor[TupleRow] = psycopg.AsyncCursor(connection, row_factory=tuple_row)
         async with cursor:
             await cursor.execute(sql.encoded(statement.name, schema), statement.params, binary=True)
             return statement.parse(list(await cursor.fetchall()) if _has_rows(cursor) else [])
+
+
+def _ours_in_autocommit(connection: Connection | AsyncConnection) -> bool:
+    """True if a statement can go without psycopg's cursor: no BEGIN has to go first, what is prepared is our affair."""
+    return connection.autocommit and pipeline.prepares(connection) is not None
 
 
 def _has_rows(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:
@@ -309,20 +319,29 @@ def pool_use(pool: Any) -> dict[str, int]:
     return {"in_use": max(0, size - idle), "idle": idle, "waiting": waiting, "max": most}
 
 
-@contextlib.contextmanager
-def pooled(pool: ConnectionPool[Connection]) -> Iterator[Connection]:
+class pooled:  # noqa: N801 - read as a function; a generator's context costs several times as much
     """A connection of `pool`; none to be had is DatabaseUnavailableError."""
-    with translated():
-        connection = pool.getconn()
-        for _ in range(2 * POOL_SIZE):  # the pool's own check would back off for seconds after a server's restart
-            if is_alive(connection):
-                break
-            pool.putconn(connection)
-            connection = pool.getconn()
-    try:
-        yield connection
-    finally:
-        pool.putconn(connection)
+
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, pool: ConnectionPool[Connection]) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> Connection:
+        try:
+            connection = self._pool.getconn()
+            for _ in range(2 * POOL_SIZE):  # the pool's own check would back off for seconds after a server's restart
+                if is_alive(connection):
+                    break
+                self._pool.putconn(connection)
+                connection = self._pool.getconn()
+        except (psycopg.Error, PoolTimeout, OSError) as error:
+            raise translate(error) from error
+        self._connection = connection
+        return connection
+
+    def __exit__(self, *_raised: object) -> None:
+        self._pool.putconn(self._connection)
 
 
 @contextlib.asynccontextmanager

@@ -30,11 +30,11 @@ async def probe(url: str) -> PoolerMode:
     The server's process id from the handshake is the pooler's own invention where there is one. A transaction held
     open on a second connection then takes the first one's server process away, if the pooler lends by transaction.
     """
-    first = await db.aconnect(url, purpose="pgqueue probe", prepare_threshold=None)
+    first = await db.aconnect(url, purpose="pgqueue probe", prepares=False)
     try:
         if await _backend(first) == first.info.backend_pid:
             return PoolerMode.DIRECT
-        second = await db.aconnect(url, purpose="pgqueue probe", prepare_threshold=None)
+        second = await db.aconnect(url, purpose="pgqueue probe", prepares=False)
         try:
             before = await _backend(first)
             for _ in range(PROBE_ROUNDS):

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from pgqueue import callers, db, locate, store
+from pgqueue import callers, db, locate, pipeline, store
 from pgqueue.config import Settings
 from pgqueue.errors import DatabaseUnavailableError
 from pgqueue.store import Statement
@@ -80,7 +80,7 @@ class SingleSession:
         connection = db.connect(self.url, autocommit=True)
         try:
             db.check_schema(db.read_schema_level(connection, self.schema))
-            if self._statement_timeout is not None and connection.prepare_threshold is not None:  # no pooler
+            if self._statement_timeout is not None and pipeline.prepares(connection):  # no pooler
                 db.run(connection, store.statistics.limit_statements(self._statement_timeout))
         except BaseException:
             connection.close()

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
-from pgqueue import db
+from pgqueue import db, pipeline
 from pgqueue.clock import clock
 from pgqueue.errors import PgQueueError, WaitTimeoutError
 from pgqueue.job import Job
@@ -129,7 +129,7 @@ class Waits(_Waits[threading.Event]):
         while not self._stop.is_set():
             try:
                 with contextlib.closing(self._connect()) as connection:
-                    if connection.prepare_threshold is None:
+                    if not pipeline.prepares(connection):
                         logger.info("there is a pooler before the database: waiting for jobs by looking at them")
                         return
                     if not self._hear(connection):
@@ -196,7 +196,7 @@ class AsyncWaits(_Waits[asyncio.Event]):
             try:
                 connection = await self._connect()
                 try:
-                    if connection.prepare_threshold is None:
+                    if not pipeline.prepares(connection):
                         logger.info("there is a pooler before the database: waiting for jobs by looking at them")
                         return
                     await self._hear(connection)

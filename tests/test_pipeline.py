@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import weakref
 
 import psycopg
 import pytest
@@ -108,7 +111,7 @@ def test_behind_a_pooler_nothing_is_prepared(dsn):
         assert await pipeline.execute(connection, [ONE, ONE]) == [[(1,)]] * 2
         return await prepared(connection)
 
-    assert with_connection(dsn, use, prepare_threshold=None) == [[]]
+    assert with_connection(dsn, use, prepares=False) == [[]]
 
 
 def test_what_is_cancelled_is_ended_at_the_server_and_the_connection_goes_on(dsn, sql):
@@ -149,3 +152,68 @@ def test_a_message_that_comes_along_is_heard(dsn):
         return heard
 
     assert with_connection(dsn, use) == ["a"]
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_session_the_server_ends_is_told_so_whatever_was_sent(dsn, sql, used_before, number):
+    statements = [(b"SELECT pg_sleep($1)", [30.0])] * number
+
+    async def use(connection):
+        if used_before:
+            await pipeline.execute(connection, [(b"SELECT pg_sleep($1)", [0.0])])
+        asked = asyncio.create_task(pipeline.execute(connection, statements))
+        asleep = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+        ((pid,),) = await asyncio.to_thread(eventually, lambda: sql(asleep))
+        sql("SELECT pg_terminate_backend(%s)", pid)
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            await asked
+        assert connection.closed
+
+    with_connection(dsn, use)
+
+
+def test_a_session_that_ends_after_the_last_answer_may_have_committed(dsn):
+    """Which cannot be brought about from outside, so the answers of two sessions are put together here."""
+    with psycopg.connect(dsn, autocommit=True) as connection, contextlib.closing(psycopg.connect(dsn)) as ended:
+        good = connection.pgconn.exec_(b"SELECT 1")
+        ended.pgconn.send_query(b"SELECT pg_terminate_backend(pg_backend_pid())")
+        fatal = ended.pgconn.get_result()
+        with pytest.raises(psycopg.OperationalError, match="before its transaction was confirmed") as caught:
+            pipeline._checked(connection, [good, fatal], 1)
+        assert db.may_have_committed(caught.value)
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            pipeline._checked(connection, [good, fatal], 2)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_a_commit_refuses_is_that_error_and_the_session_goes_on(dsn, sql, number):
+    sql("CREATE TABLE once (n integer UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    twice = (b"INSERT INTO once SELECT $1 FROM generate_series(1, 2)", [1])
+
+    async def use(connection):
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                await pipeline.execute(connection, [twice, ONE][:number])
+        return await pipeline.execute(connection, [(b"SELECT count(*) FROM once", [])])
+
+    assert with_connection(dsn, use) == [[(0,)]]
+
+
+def test_a_closed_connection_is_kept_alive_by_nothing(dsn):
+    connection = db.connect(dsn, autocommit=True)
+    assert pipeline.execute_sync(connection, *ONE) == pipeline.execute_sync(connection, *ONE) == [(1,)]
+    watched = weakref.ref(connection)
+    connection.close()
+    del connection
+    gc.collect()
+    assert watched() is None
+
+
+def test_what_is_prepared_outlives_a_rollback_though_the_driver_s_own_would_not(dsn):
+    with db.connect(dsn, autocommit=True) as connection:
+        for _ in range(2):
+            with connection.transaction(force_rollback=True):
+                connection.execute("SELECT 2", prepare=True)
+                assert pipeline.execute_sync(connection, *ONE) == [(1,)]
+        assert pipeline.execute_sync(connection, *ONE) == [(1,)]

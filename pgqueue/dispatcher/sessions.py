@@ -87,9 +87,7 @@ class Sessions:
         )
 
     async def _open(self, *settings: str) -> db.AsyncConnection:
-        connection = await db.aconnect(
-            self.url, purpose=self.application_name, prepare_threshold=None if self.pooled else 0
-        )
+        connection = await db.aconnect(self.url, purpose=self.application_name, prepares=not self.pooled)
         if self.pooled:
             return connection
         try:

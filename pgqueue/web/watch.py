@@ -98,7 +98,7 @@ class DatabaseWatch:
         schema = self._settings.database_schema
         if self._connection is None:
             url = (await asyncio.to_thread(locate.locate, self._settings)).url
-            self._connection = await db.aconnect(url, prepare_threshold=None)
+            self._connection = await db.aconnect(url, prepares=False)
         db.check_schema(await db.aread_schema_level(self._connection, schema))
         leases: list[LeaderInfo] = await db.arun(self._connection, store.leader.show(), schema)
         lease = next((one for one in leases if one.name == self._settings.leader_name), None)
