@@ -103,6 +103,18 @@ def test_one_slot_at_a_time_still_reaches_every_queue_by_weight():
     assert turns == {"a": 30, "b": 10}
 
 
+def test_a_queue_whose_types_are_full_changes_nothing_between_the_others():
+    share = Share()
+    stands = {Lane("a", "t"): stand(), Lane("b", "t"): stand(), Lane("c", "full"): stand()}
+    turns: Counter[str] = Counter()
+    for _ in range(400):
+        found = quotas(share, 1, stands, Rooms({"full": 0}), weights={"a": 30, "b": 10, "c": 25})
+        turns[next(iter(found)).queue] += 1
+    assert turns["a"] + turns["b"] == 400
+    assert abs(turns["a"] - 300) <= 1
+    assert all(abs(credit) <= 65 for credit in share._credit.values()), "and what one is owed does not grow"
+
+
 def test_the_types_of_a_queue_take_turns():
     share, stands = Share(), {Lane("q", name): stand() for name in "xyz"}
     assert quotas(share, 9, stands) == dict.fromkeys(stands, 3)

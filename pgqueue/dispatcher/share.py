@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from pgqueue.dispatcher.lanes import LOWEST, Stand
@@ -21,8 +21,6 @@ LAST_PRIORITY = 32_767
 MANY = 64
 """Lanes: where more have work, and there are as many slots, a turn is several jobs, so that a dispatch goes to about so
 many. Each has a price of its own, in the leader and on the server, of about what one job costs; the others are next."""
-Types = deque[tuple[str, "_Front"]]
-"""Those of one queue, the one whose turn it is first."""
 Turn = tuple[bool, str, str]
 
 
@@ -72,16 +70,11 @@ class Share:
             return [_quota(lane, stand, number, LAST_PRIORITY, strict(lane.type))] if number > 0 else []
         queues: dict[str, dict[str, list[Lane]]] = {}
         for lane in stands:
-            if budget.room(lane) > 0:
-                queues.setdefault(lane.queue, {}).setdefault(lane.type, []).append(lane)
-        fronts = {}
-        for queue, types in sorted(queues.items()):
-            names = sorted(types)
-            start = bisect_right(names, self._type_turn.get(queue, ""))
-            fronts[queue] = deque(
-                (name, _Front(types[name], stands, budget, ageing.get(queue), self._key_turn.get((queue, name))))
-                for name in names[start:] + names[:start]
-            )
+            queues.setdefault(lane.queue, {}).setdefault(lane.type, []).append(lane)
+        fronts = {
+            queue: Turns(self._fronts(queue, types, stands, budget, ageing.get(queue)))
+            for queue, types in sorted(queues.items())
+        }
         turn = 1 if len(stands) <= MANY else -(-free // MANY)
         quotas = self._share(free, fronts, weights, budget, turn)
         return [
@@ -89,8 +82,22 @@ class Share:
             for lane, (number, last_priority) in quotas.items()
         ]
 
+    def _fronts(
+        self,
+        queue: str,
+        types: Mapping[str, list[Lane]],
+        stands: Mapping[Lane, Stand],
+        budget: Room,
+        ageing: float | None,
+    ) -> Iterator[tuple[str, _Front]]:
+        """Made as they are asked for: of many types a dispatch comes to a few, and each takes a while."""
+        names = sorted(types)
+        start = bisect_right(names, self._type_turn.get(queue, ""))
+        for name in names[start:] + names[:start]:
+            yield name, _Front(types[name], stands, budget, ageing, self._key_turn.get((queue, name)))
+
     def _share(
-        self, free: int, fronts: dict[str, Types], weights: Mapping[str, int], budget: Room, turn: int
+        self, free: int, fronts: dict[str, Turns], weights: Mapping[str, int], budget: Room, turn: int
     ) -> dict[Lane, tuple[int, int]]:
         quotas: dict[Lane, tuple[int, int]] = {}
         while free > 0 and fronts:
@@ -99,6 +106,8 @@ class Share:
             if lane is None:
                 self._credit[queue] = 0.0
                 del fronts[queue]
+                for name in fronts:  # that round was for nobody
+                    self._credit[name] -= weights.get(name, DEFAULT_WEIGHT)
                 continue
             number = 1
             if turn > 1 and lane.key is None and lane.level is None:
@@ -109,14 +118,14 @@ class Share:
             free -= number
         return quotas
 
-    def _pay(self, queue: str, number: int, fronts: Mapping[str, Types], weights: Mapping[str, int]) -> None:
+    def _pay(self, queue: str, number: int, fronts: Mapping[str, Turns], weights: Mapping[str, int]) -> None:
         """The queue gives so many more at once: what as many rounds would have credited."""
         for name in fronts:
             weight = weights.get(name, DEFAULT_WEIGHT)
             self._credit[name] += number * weight
             self._credit[queue] -= number * weight
 
-    def _next_queue(self, fronts: Mapping[str, Types], weights: Mapping[str, int]) -> str:
+    def _next_queue(self, fronts: Mapping[str, Turns], weights: Mapping[str, int]) -> str:
         total = 0
         for queue in fronts:
             weight = weights.get(queue, DEFAULT_WEIGHT)
@@ -126,18 +135,36 @@ class Share:
         self._credit[chosen] -= total
         return chosen
 
-    def _next_lane(self, queue: str, types: Types) -> tuple[Lane | None, int]:
-        while types:
-            name, front = types[0]
+    def _next_lane(self, queue: str, types: Turns) -> tuple[Lane | None, int]:
+        while (turn := types.next()) is not None:
+            name, front = turn
             lane = front.next()
             if lane is None:
-                types.popleft()
                 continue
-            types.rotate(-1)
+            types.again(turn)
             self._type_turn[queue] = name
             self._key_turn[queue, name] = _turn(lane)
             return lane, front.last_priority
         return None, 0
+
+
+class Turns:
+    """The types of one queue, the one whose turn it is first; `fronts` are taken as they are needed."""
+
+    def __init__(self, fronts: Iterator[tuple[str, _Front]]) -> None:
+        self._fronts = fronts
+        self._again: deque[tuple[str, _Front]] = deque()
+
+    def next(self) -> tuple[str, _Front] | None:
+        """The type whose turn it is; None where none is left."""
+        found = next(self._fronts, None)
+        if found is None and self._again:
+            found = self._again.popleft()
+        return found
+
+    def again(self, turn: tuple[str, _Front]) -> None:
+        """It has another turn after all the others."""
+        self._again.append(turn)
 
 
 class _Front:
@@ -146,12 +173,12 @@ class _Front:
     def __init__(
         self, lanes: list[Lane], stands: Mapping[Lane, Stand], budget: Room, ageing: float | None, last: Turn | None
     ) -> None:
-        self._left = lanes
+        self._left = [lane for lane in lanes if budget.room(lane) > 0]
         self._stands = stands
         self._budget = budget
         self._ageing = ageing
         self._last = last
-        self._alone = len(lanes) == 1
+        self._alone = len(self._left) == 1
         self._turns: list[Lane] = []
         self._position = 0
         self.last_priority = LAST_PRIORITY
