@@ -171,11 +171,22 @@ def decide(
         roll: a random number from 0 to 1, for the backoff's jitter.
         stale: the leader found the run lost or overdue.
     """
-    outcome = Outcome(job.id, job.attempt, JobState.COMPLETED, max_attempts=job.max_attempts, type=job.type)
     if not isinstance(ending, BaseException):
-        outcome.result = ending
-        return outcome
-    outcome.state = JobState.FAILED
+        return Outcome(
+            job.id,
+            job.attempt,
+            JobState.COMPLETED,
+            None,
+            ending,
+            None,
+            0.0,
+            0,
+            job.max_attempts,
+            False,
+            False,
+            job.type,
+        )
+    outcome = Outcome(job.id, job.attempt, JobState.FAILED, max_attempts=job.max_attempts, type=job.type)
     match ending:
         case JobReleasedError():
             outcome.state, outcome.reason, outcome.released = JobState.PENDING, Reason.SHUTDOWN, 1

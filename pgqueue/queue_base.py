@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from enum import Enum, auto
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from pgqueue import db, locate, store, tracing, validation
@@ -98,7 +99,7 @@ class QueueBase:
         """An operation that checks jobs while it stores them; None: not these, or not in somebody's own transaction."""
         if connection is not None or len(jobs) < COPY_FROM or tracing.active():
             return None
-        if not all(isinstance(new, NewJob) and new.simple for new in jobs):
+        if not (set(map(type, jobs)) <= {NewJob} and all(map(attrgetter("simple"), jobs))):
             return None
         return lambda _copy: enqueue_simple(jobs, self._max_payload_bytes, self.bell)
 

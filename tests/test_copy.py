@@ -9,7 +9,7 @@ import json
 import psycopg
 import pytest
 
-from pgqueue import AsyncQueue, NewJob
+from pgqueue import AsyncQueue, NewJob, Queue
 from pgqueue.errors import InvalidNameError, InvalidPayloadError, QueueFullError
 from pgqueue.job import encode
 from pgqueue.store.operations import COPY_FROM
@@ -22,6 +22,15 @@ def stored(sql) -> list[tuple[object, ...]]:
         "SELECT id, type, queue, priority, payload, CAST(state AS text), attempt, max_attempts, timeout, run_at, "
         "created_at, unique_key, concurrency_key, tags FROM pgqueue.jobs ORDER BY id"
     )
+
+
+def test_text_is_stored_as_it_is_whatever_the_environment_says_of_encodings(dsn, sql, monkeypatch):
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    with Queue(dsn) as queue:
+        queue.enqueue_many([NewJob("a", {"text": "é 🎉"}) for _ in range(COPY_FROM)])
+        queue.enqueue("a", {"text": "é 🎉"})
+        assert queue.get(1).payload == {"text": "é 🎉"}
+    assert sql("SELECT DISTINCT payload FROM pgqueue.jobs") == [({"text": "é 🎉"},)]
 
 
 def test_what_comes_back_is_what_the_table_has(queue, sql):

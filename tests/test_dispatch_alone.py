@@ -30,7 +30,7 @@ def alone(dsn):
 
     def dispatched(number: int):
         with psycopg.connect(dsn, autocommit=True) as connection:
-            return run(connection, dispatch.dispatch_alone(LaneQuota(LANE, number, Mark()), worker_id, 7))
+            return run(connection, dispatch.dispatch_alone(LaneQuota(LANE, number, Mark()), worker_id, 7)).jobs()
 
     worker_id = uuid4()
     return dispatched

@@ -15,7 +15,7 @@ from test_fleet_faults import working
 
 from pgqueue import Dispatcher, NewJob, Registry, Settings, db, store
 from pgqueue.dispatcher import rates
-from pgqueue.dispatcher.dispatch import FIRST_BATCH
+from pgqueue.dispatcher.delivery import FIRST_BATCH
 from pgqueue.dispatcher.expire import Expirer
 from pgqueue.dispatcher.leader import Term
 from pgqueue.dispatcher.maintenance import Maintenance

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -20,10 +19,11 @@ from database_pool import DatabasePool
 from plan_tools import TYPES, indexes, literal, plan, prepared
 from soak import say
 
-from pgqueue import Job, JobState, NewJob, Queue, db, store
+from pgqueue import JobState, NewJob, Queue, db, store
 from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.outcome import Outcome
 from pgqueue.store import Statement
+from pgqueue.store.dispatched import Dispatched
 from pgqueue.store.jobs import Lane, LaneQuota, Mark, Progress
 from pgqueue.worker.completer import SESSION
 
@@ -92,10 +92,14 @@ def outcomes(state: JobState) -> list[Outcome]:
     return [Outcome(number * 10, 1, state) for number in range(1, 201)]
 
 
-def dispatch(quotas: list[LaneQuota], workers: int) -> Statement[list[Job]]:
+def lane_of(queue: str, job_type: str, key: str | None, _priority: int, tags: str) -> Lane:
+    return Lane(queue, job_type, key is not None, tags=tags)
+
+
+def dispatch(quotas: list[LaneQuota], workers: int) -> Statement[Dispatched]:
     """Of all for one worker, or of each lane's jobs for several in turn."""
     if workers == 1:
-        return store.dispatch.dispatch(quotas, WORKER, 7)
+        return store.dispatch.dispatch(quotas, WORKER, 7, lane_of)
     ids = [UUID(int=number) for number in range(workers)]
     slots = {quota.lane: [ids[n % workers] for n in range(quota.quota)] for quota in quotas}
     return store.dispatch.dispatch_to_workers(quotas, slots, {one: f"channel_{one.int}" for one in ids}, WORKER, 7)
@@ -147,14 +151,21 @@ def test_a_dispatch_to_several_workers_gives_each_its_slots_and_tells_it_once(fu
     )
     session.execute("LISTEN channel_b")
     with session.transaction():
-        jobs = db.run(session, statement)
+        given = db.run(session, statement)
     messages = [notify.payload for notify in session.notifies(timeout=5, stop_after=1)]
-    assert Counter((job.queue, job.worker_id) for job in jobs) == {("q0", a): 3, ("q0", b): 1, ("q1", b): 2}
-    of_b = sorted(job.id for job in jobs if job.worker_id == b)
+    told_of = {(group.lane, group.worker_id): sorted(group.runs) for group in given.groups}
+    assert {key: len(runs) for key, runs in told_of.items()} == {(lanes[0], a): 3, (lanes[0], b): 1, (lanes[1], b): 2}
+    of_b = sorted(number for (_, worker), runs in told_of.items() for number, _ in runs if worker == b)
     assert [sorted(map(int, message.split(","))) for message in messages] == [of_b]
-    assert all(bool(job.payload) is (job.worker_id == a) for job in jobs)
-    first = min(job.id for job in jobs if job.queue == "q0")
-    assert next(job for job in jobs if job.id == first).worker_id == a, "the first of the lane has the first slot"
+    own = given.jobs()
+    assert sorted((job.id, job.attempt) for job in own) == told_of[lanes[0], a]
+    assert all(job.payload and job.worker_id == a and job.epoch == 7 for job in own)
+    ids = [number for (lane, _), runs in told_of.items() for number, _ in runs if lane == lanes[0]]
+    assert (min(ids), 2) in told_of[lanes[0], a], "the first of the lane has the first slot"
+    for group in given.groups:
+        number, at = group.last.id, session.execute("SELECT run_at FROM pgqueue.jobs WHERE id = %s", [group.last.id])
+        assert number == max(number for number, _ in group.runs)
+        assert group.last.run_at == at.fetchone()[0]
     fetched = db.run(session, store.dispatch.fetch(of_b, b))
     assert [(job.id, job.payload, job.attempt, job.worker_id) for job in sorted(fetched, key=lambda job: job.id)] == [
         (number, "{}", 2, b) for number in of_b
@@ -162,14 +173,17 @@ def test_a_dispatch_to_several_workers_gives_each_its_slots_and_tells_it_once(fu
     number, limit = 1000, 8000  # more than one message holds; the length in bytes that NOTIFY refuses
     quotas, slots = [LaneQuota(lanes[0], number, Mark())], {lanes[0]: [b] * number}
     with session.transaction():
-        jobs = db.run(session, store.dispatch.dispatch_to_workers(quotas, slots, {b: "channel_b"}, a, 7))
+        statement = store.dispatch.dispatch_to_workers(quotas, slots, {b: "channel_b"}, a, 7, in_full=True)
+        given = db.run(session, statement)
     told = [notify.payload.split(",") for notify in session.notifies(timeout=5, stop_after=3)]
-    assert sorted(int(one) for ids in told for one in ids) == sorted(job.id for job in jobs)
+    assert sorted(int(one) for ids in told for one in ids) == sorted(job.id for job in given.jobs())
+    assert len(given) == number
+    assert not any(job.payload for job in given.jobs()), "nobody here executes them"
     most, digits = max(map(len, told)), len(str(2**63 - 1))
     longest = most * (digits + 1) - 1
     assert longest < limit
     say(
-        f"{len(jobs)} jobs to one worker: told in {len(told)} messages of at most {most} ids and "
+        f"{len(given)} jobs to one worker: told in {len(told)} messages of at most {most} ids and "
         f"{max(len(','.join(ids)) for ids in told)} bytes; ids of {digits} digits would make {longest}, limit {limit}"
     )
 
@@ -354,9 +368,9 @@ def test_the_check_up_reads_few_rows_of_a_full_table(session, statement, used):
 def test_the_helper_sends_what_psycopg_sends(full, session):
     """The same block through psycopg moves the rows that the plan was made for."""
     as_session(session, "dispatch")
-    statement = store.dispatch.dispatch([LaneQuota(Lane("q0", "t2"), 5, Mark())], WORKER, 7)
+    statement = store.dispatch.dispatch([LaneQuota(Lane("q0", "t2"), 5, Mark())], WORKER, 7, lane_of)
     session.execute("BEGIN")
-    jobs = db.run(session, statement)
+    jobs = db.run(session, statement).jobs()
     session.execute("ROLLBACK")
     assert len(jobs) == 5
     assert {(job.queue, job.type, job.attempt, job.epoch) for job in jobs} == {("q0", "t2", 2, 7)}
@@ -367,7 +381,7 @@ def test_a_dispatch_of_a_full_table_takes_milliseconds_not_a_scan(full, session)
     with Queue(full) as queue:
         queue.enqueue_many([NewJob("mine", priority=5)] * 10)
     text, names = prepared("jobs.dispatch")
-    params = store.dispatch.dispatch([LaneQuota(Lane("default", "mine"), 100, Mark())], WORKER, 7).params
+    params = store.dispatch.dispatch([LaneQuota(Lane("default", "mine"), 100, Mark())], WORKER, 7, lane_of).params
     types = ", ".join(TYPES.get(name, "unknown") for name in names)
     session.execute(f"PREPARE run ({types}) AS {text}".encode())
     values = ", ".join(literal(params[name]) for name in names)

@@ -58,6 +58,10 @@ FOR EACH ROW EXECUTE FUNCTION record_move();
 steps = 0
 
 
+def lane_of(queue: str, job_type: str, *_rest: object) -> Lane:
+    return Lane(queue, job_type)
+
+
 class QueueMachine(RuleBasedStateMachine):
     """Two leaders that depose each other, their workers, and jobs of two types with a limit each."""
 
@@ -152,9 +156,9 @@ class QueueMachine(RuleBasedStateMachine):
         lanes = [lane for lane in lanes if lane.quota > 0]
         if not lanes:
             return multiple()
-        claimed = self.fenced(self.terms[-1], store.dispatch.dispatch(lanes, self.workers[worker], self.terms[-1][1]))[
-            0
-        ]
+        term = self.terms[-1]
+        statement = store.dispatch.dispatch(lanes, self.workers[worker], term[1], lane_of)
+        claimed = self.fenced(term, statement)[0].jobs()
         for job in claimed:
             assert job.id not in self.ended, "a finished job was dispatched"
             assert not self.run(store.dependencies.parents(job.id, is_open=True)), "it waits for others"
@@ -240,7 +244,7 @@ class QueueMachine(RuleBasedStateMachine):
         lane = LaneQuota(Lane("default", TYPES[0]), 1, Mark())
         if term != self.terms[-1]:
             with pytest.raises(NotLeaderError):
-                self.fenced(term, store.dispatch.dispatch([lane], self.workers[0], term[1]))
+                self.fenced(term, store.dispatch.dispatch([lane], self.workers[0], term[1], lane_of))
 
     @rule()
     def time_passes(self):

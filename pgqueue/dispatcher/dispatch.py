@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pgqueue import db, store, tracing
 from pgqueue.clock import clock
 from pgqueue.dispatcher.bell import Doorbell
 from pgqueue.dispatcher.configuration import Configuration
+from pgqueue.dispatcher.delivery import Delivery
 from pgqueue.dispatcher.heads import Heads
 from pgqueue.dispatcher.lanes import Lanes
 from pgqueue.dispatcher.leader import Term, Trouble
@@ -33,22 +33,16 @@ from pgqueue.dispatcher.sessions import Sessions
 from pgqueue.dispatcher.slots import SlotWatch
 from pgqueue.dispatcher.unknown import Unknown
 from pgqueue.errors import NotLeaderError
-from pgqueue.events import EventBus, JobsDispatched
-from pgqueue.job import Job
+from pgqueue.events import EventBus
 from pgqueue.store import Statement
+from pgqueue.store.dispatched import Dispatched
 from pgqueue.store.jobs import Lane, LaneQuota, Promoted
 from pgqueue.store.statement import Bell
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCH = 500
-MAX_BATCH_BYTES = 8 * 1024 * 1024
-FIRST_BATCH = 50
-"""How many payloads may come before their size is known. The leader's row is locked meanwhile: at 1 MiB each for some
-tenths of a second, where `MAX_BATCH` of them might take a lease."""
 SCAN_AT_LEAST = 0.02  # seconds between full scans while busy
 SCAN_SHARE = 20  # times what the last scan took
-STALE_GRACE = 2.0  # seconds the executor has to report a time-out itself
 CLAIM_PATIENCE = 2.0  # seconds a cancelled claim is waited for
 LINGER = 0.05
 """Seconds. After a dispatch that filled a lane to its limit and left work in it, room is waited for so long, looking at
@@ -105,9 +99,9 @@ class Dispatch(Service):
         self._configuration = configuration
         self._placement, self._worker = placement, placement.own
         self._next_look = 0.0
-        self._slots = SlotWatch(bell, schema, running, placement, pooled=sessions.pooled)
+        self._slots = SlotWatch(bell, schema, running, placement, sessions.dispatch, pooled=sessions.pooled)
         self._poll_interval = poll_interval
-        self._events = events
+        self._delivery = Delivery(running, configuration, placement, events)
         self._on_due = on_due
         self._on_trouble = on_trouble
         self.full = False
@@ -126,7 +120,8 @@ class Dispatch(Service):
         self._connection: db.AsyncConnection | None = None
         self._next_scan = 0.0
         self._scanned_empty = False
-        self._batch: int | None = None
+        self._claim: asyncio.Task[bool] | None = None
+        self._finishing = False
         self._trying_since: float | None = None
 
     def trouble(self, limit: float) -> Trouble | None:
@@ -140,7 +135,7 @@ class Dispatch(Service):
         """Dispatch what there is, then sleep until there is more."""
         if self._uncertain:
             return self._poll_interval
-        if clock() >= self._next_scan:
+        if self._claim is None and clock() >= self._next_scan:
             await self._scan()
         if await self._step() or await self._find_slots():
             return 0.0
@@ -211,7 +206,9 @@ class Dispatch(Service):
 
     async def close(self) -> None:
         """End both sessions."""
+        await self._finish()
         await self._doorbell.close()
+        await self._slots.close()
         await self._drop_connection()
 
     async def _lingered(self) -> bool:
@@ -235,8 +232,9 @@ class Dispatch(Service):
 
     async def _guessed(self) -> bool:
         """Dispatch from the lane of the last two dispatches, if it alone has work; True if it had."""
-        plan = None if self._usual_lane is None else self._planner.guess(self._usual_lane, self._most())
-        return plan is not None and await self._kept(self._step_by(plan))
+        lane = self._usual_lane
+        plan = None if lane is None else self._planner.guess(lane, self._delivery.most())
+        return self._begin(plan) is not None and await self._step()
 
     async def _scan(self) -> None:
         """Find every lane with work, and look at all of it again."""
@@ -267,20 +265,17 @@ class Dispatch(Service):
         if version == self._rules_version:
             self._next_scan = clock() + min(self._poll_interval, max(SCAN_AT_LEAST, SCAN_SHARE * took))
 
-    def _most(self) -> int:
-        """How many jobs the next claim may move. Payloads come here with the own worker's alone."""
-        if self._batch is not None:
-            return self._batch
-        worker = self._worker
-        many = worker is not None and (self._placement.alone or worker.concurrency > FIRST_BATCH)
-        return FIRST_BATCH if many else MAX_BATCH
-
     async def _find_slots(self) -> bool:
         """Before a sleep: are there slots on remote workers that nobody told of?"""
         # While every slot is taken no enqueue rings: the first that is free again has to. Behind a pooler nothing does.
         placement = self._placement
         waiting = bool(self._lanes.stands) or not (placement.alone or self._sessions.pooled or placement.any_free())
+        if self._slots.looks_beside:
+            self._try()
+            if await self._slots.looked_beside():
+                return True
         if self._slots.idle and not waiting:
+            self._trying_since = None
             return False
         self._try()
         freed = await self._slots.look(await self._connected(), waiting=waiting)
@@ -293,62 +288,86 @@ class Dispatch(Service):
         Lanes that give nothing are forgotten until the next scan, and the others asked: under strict order the lane
         whose turn it is need not have the first job of its key.
         """
-        plan = self._planner.next(self._most())
-        if plan is None:
-            self._trying_since = None
-            return False
-        return await self._kept(self._step_by(plan))
-
-    async def _step_by(self, plan: Plan | None) -> bool:
-        while plan is not None:
-            jobs = await self._claim(plan)
-            self._dispatched(plan.quotas, jobs)
-            if jobs:
+        while (claim := self._claim or self._begin(self._plan())) is not None:
+            if await self._kept(claim):
                 return True
-            plan = self._planner.next(self._most())
         self._trying_since = None
         return False
 
-    async def _kept(self, claiming: Coroutine[Any, Any, bool]) -> bool:
+    def _plan(self) -> Plan | None:
+        return self._planner.next(self._delivery.most(), in_full=self._delivery.in_full)
+
+    def _begin(self, plan: Plan | None) -> asyncio.Task[bool] | None:
+        """Begin the dispatch of this plan; there is one at a time."""
+        self._claim = None if plan is None else asyncio.ensure_future(self._dispatch(plan))
+        return self._claim
+
+    async def _kept(self, claim: asyncio.Task[bool]) -> bool:
         """Its result; cancelled, it may come to its end: what was handed out must reach its worker, or it is lost."""
-        task = asyncio.ensure_future(claiming)
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(claim)
         except asyncio.CancelledError:
-            await asyncio.wait({task}, timeout=CLAIM_PATIENCE)
-            task.cancel()
+            await self._finish(claim)
             raise
 
-    async def _claim(self, plan: Plan) -> list[Job]:
-        """Have the server hand out what was planned."""
+    async def _finish(self, *claims: asyncio.Task[bool]) -> None:
+        """Wait for what was begun, and begin nothing more meanwhile."""
+        self._finishing = True
+        begun = {*claims, *([self._claim] if self._claim is not None else [])}
+        if begun:
+            await asyncio.wait(begun, timeout=CLAIM_PATIENCE)
+            for claim in begun:
+                claim.cancel()
+                claim.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody asks any more
+        self._finishing = False
+
+    async def _dispatch(self, plan: Plan) -> bool:
+        """Have the server hand out what was planned, begin the next, then hand over; True if there was anything."""
         self._try()
         began = tracing.now()
+        with self._worker.claiming() if self._worker is not None else contextlib.nullcontext():
+            try:
+                given = await self._ask(plan)
+            finally:
+                self._claim = None
+            if given:
+                self._delivery.account(given)
+            self._account(plan.quotas, given)
+            try:
+                goes_on = given and self._delivery.ahead and not self._finishing and clock() < self._next_scan
+                if goes_on and self._begin(self._plan()) is not None:
+                    await asyncio.sleep(0)  # until it is sent
+            finally:
+                if given:
+                    self._delivery.hand_over(given, began)
+        self._trying_since = None if self._claim is None else clock()
+        return bool(given)
+
+    async def _ask(self, plan: Plan) -> Dispatched:
         connection = await self._connected()
         statements: list[Statement[Any]] = [self._term.fence(), plan.dispatch]
         if plan.tokens:
             statements.append(store.rate_buckets.spend(self._buckets.spend(plan.tokens)))
-        with self._worker.claiming() if self._worker is not None else contextlib.nullcontext():
-            try:
-                _, jobs, *left = await db.arun_together(connection, statements, self._schema)
-            except BaseException as error:
-                if db.may_have_committed(error):
-                    self._uncertain = True
-                    self._on_trouble()
-                self._doubt_buckets = True  # the server may have refused a rate's excess
-                await self._drop_connection()
-                raise
-            if left:
-                self._buckets.spent(left[0], unused(plan.tokens, jobs))
-                self._buckets.tidy(self._configuration.rate)
-            if jobs:
-                self._hand_over(jobs, began)
-        self._trying_since = None
-        return jobs  # type: ignore[no-any-return]
+        if plan.uses_last_slots:
+            self._slots.look_beside()
+        try:
+            _, given, *left = await db.arun_together(connection, statements, self._schema)
+        except BaseException as error:
+            if db.may_have_committed(error):
+                self._uncertain = True
+                self._on_trouble()
+            self._doubt_buckets = True  # the server may have refused a rate's excess
+            await self._drop_connection()
+            raise
+        if left:
+            self._buckets.spent(left[0], unused(plan.tokens, given.groups))
+            self._buckets.tidy(self._configuration.rate)
+        return given  # type: ignore[no-any-return]
 
-    def _dispatched(self, quotas: Sequence[LaneQuota], jobs: Sequence[Job]) -> None:
-        """What the lanes are after a dispatch of these quotas gave these jobs."""
-        self._lanes.dispatched(quotas, jobs)
-        if jobs:
+    def _account(self, quotas: Sequence[LaneQuota], given: Dispatched) -> None:
+        """What the lanes are after a dispatch of these quotas gave this."""
+        self._lanes.dispatched(quotas, given.groups)
+        if given:
             lane = quotas[0].lane
             before, self._last_lane = self._last_lane, lane if len(quotas) == 1 else None
             self._usual_lane = lane if lane == before and not lane.keyed and lane.level is None else None
@@ -357,22 +376,7 @@ class Dispatch(Service):
             self._linger_until = now + LINGER
         if any(lane.level is not None for lane in left_some):
             self._next_scan = 0.0  # how long the next one of an ageing lane has waited decides whose turn it is
-        self._scanned_empty = self._scanned_empty and not jobs
-
-    def _hand_over(self, jobs: list[Job], began: int) -> None:
-        self._configuration.resolve(jobs)
-        tracing.dispatched(jobs, began)
-        self._running.dispatched(jobs, clock() + STALE_GRACE)
-        own = jobs if self._placement.alone else [job for job in jobs if job.worker_id == self._placement.own_id]
-        if own and self._worker is not None and own[0].worker_id is not None:
-            self._worker.accept(own, own[0].worker_id)
-            size = sum(len(job.payload) for job in own) / len(own)
-            self._batch = max(1, min(MAX_BATCH, int(MAX_BATCH_BYTES / max(size, 1))))
-        if self._events.heard:
-            self._events.emit(JobsDispatched(Counter(job.type for job in jobs), jobs))
-        if logger.isEnabledFor(logging.DEBUG):
-            for job in jobs:
-                logger.debug("job %d: pending -> processing (attempt %d)", job.id, job.attempt)
+        self._scanned_empty = self._scanned_empty and not given
 
     def _try(self) -> None:
         """A scan or a claim begins: until one ends with nothing left to claim, or claimed, nothing gets done."""

@@ -17,7 +17,8 @@ from pgqueue import db, store
 from pgqueue.clock import clock
 from pgqueue.config import Settings
 from pgqueue.dispatcher.configuration import Configuration
-from pgqueue.dispatcher.dispatch import STALE_GRACE, Dispatch
+from pgqueue.dispatcher.delivery import STALE_GRACE
+from pgqueue.dispatcher.dispatch import Dispatch
 from pgqueue.dispatcher.expire import Expirer
 from pgqueue.dispatcher.leader import Term, Trouble
 from pgqueue.dispatcher.maintenance import Maintenance
@@ -187,7 +188,7 @@ class Duties:
             timeout = self._configuration.timeout(one.type, one.timeout)
             overdue = now - one.seconds + timeout + STALE_GRACE if timeout else None
             running = Running(one.type, one.worker_id, timeout, overdue, one.queue, one.concurrency_key)
-            self._running.add([((one.id, one.attempt), running)])
+            self._running.add([(one.id, one.attempt)], running)
         self._preparing_since = None
 
     def _due_in(self, seconds: float) -> None:

@@ -7,13 +7,13 @@ priority, run_at, id.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pgqueue.job import Job
+from pgqueue.store.dispatched import Group
 from pgqueue.store.jobs import Lane, LaneHead, LaneQuota, Mark, Promoted
-from pgqueue.validation import join_tags
 
 LOWEST = Mark()
 
@@ -41,8 +41,11 @@ class Lanes:
         self.stands: dict[Lane, Stand] = {}
 
     def reset(self, found: Iterable[LaneHead]) -> None:
-        """After a full scan: these have work, look at all of it."""
-        self.stands = {head.lane: Stand(_lowest(head.lane), head.priority, head.run_at) for head in found}
+        """After a full scan: these have work, from what stands first on; what is dead before it is passed once."""
+        self.stands = {}
+        for head in found:
+            mark = Mark(head.priority, head.run_at, head.id - 1)
+            self.stands[head.lane] = Stand(mark, head.priority, head.run_at)
 
     def promoted(self, jobs: Iterable[Promoted]) -> None:
         """These became pending: lower their lanes' marks to just below the smallest key."""
@@ -53,24 +56,20 @@ class Lanes:
             if stand is None or _key(below) < _key(stand.mark):
                 self.stands[lane] = Stand(below, job.priority, job.run_at)
 
-    def dispatched(self, quotas: Sequence[LaneQuota], jobs: Sequence[Job]) -> None:
-        """A dispatch with `quotas` gave `jobs`: raise the marks, forget lanes that had less than asked for."""
-        given: dict[Lane, list[Job]] = {}
-        if len(quotas) == 1:
-            given[quotas[0].lane] = list(jobs)
-        else:
-            for job in jobs:
-                tags = join_tags(job.tags) if job.tags else ""
-                lane = self.lane(job.queue, job.type, job.concurrency_key, job.priority, tags)
-                given.setdefault(lane, []).append(job)
+    def dispatched(self, quotas: Sequence[LaneQuota], groups: Iterable[Group]) -> None:
+        """A dispatch with `quotas` gave these: raise the marks, forget lanes that had less than asked for."""
+        numbers: Counter[Lane] = Counter()
+        lasts: dict[Lane, Mark] = {}
+        for group in groups:
+            numbers[group.lane] += len(group.runs)
+            if group.lane not in lasts or _key(group.last) > _key(lasts[group.lane]):
+                lasts[group.lane] = group.last
         for quota in quotas:
-            taken = given.get(quota.lane, [])
-            if len(taken) < quota.quota:
+            if numbers[quota.lane] < quota.quota:
                 self.stands.pop(quota.lane, None)
             elif quota.lane in self.stands:
-                last = max(taken, key=lambda job: (job.priority, job.run_at, job.id))
-                run_at = last.run_at or _EARLIEST
-                self.stands[quota.lane] = Stand(Mark(last.priority, run_at, last.id), last.priority, run_at)
+                last = lasts[quota.lane]
+                self.stands[quota.lane] = Stand(last, last.priority, _run_at(last))
 
     def of(self, job: Promoted) -> Lane:
         """The lane of a job that became pending."""
@@ -82,12 +81,12 @@ class Lanes:
         return Lane(queue, job_type, key is not None, told_apart, priority if self._ages(queue) else None, tags)
 
 
-def _lowest(lane: Lane) -> Mark:
-    return LOWEST if lane.level is None else Mark(lane.level)
-
-
 def _key(mark: Mark) -> tuple[int, datetime, int]:
-    return mark.priority, mark.run_at if isinstance(mark.run_at, datetime) else _EARLIEST, mark.id
+    return mark.priority, _run_at(mark), mark.id
+
+
+def _run_at(mark: Mark) -> datetime:
+    return mark.run_at if isinstance(mark.run_at, datetime) else _EARLIEST
 
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC)

@@ -20,6 +20,8 @@ from pgqueue.validation import split_tags
 from pgqueue.worker import LocalWorker
 from pgqueue.worker.waiting import ahead
 
+PORTIONS = 64
+"""Of many jobs a worker is given several at a time, so that a dispatch is shared out in about so many turns."""
 RATE_HOLDS = 0.25  # seconds after which it is not known any more how quickly a worker works
 
 
@@ -158,19 +160,20 @@ class _Group:
             return self.free
         return max(0, min([self.free, *(room for room, types in self.rooms if job_type in types)]))
 
-    def take(self, job_type: str) -> UUID:
-        """One job of this type: who gets it."""
-        self.free -= 1
-        if self.rooms:
-            self.rooms = [(room - (job_type in types), types) for room, types in self.rooms]
+    def take(self, job_type: str, most: int) -> tuple[UUID, int]:
+        """At most so many jobs of this type: who gets them, and how many."""
         _, order, place = self.heap[0]
-        place.free -= 1
-        place.running += 1
+        number = min(most, place.free, self.room(job_type))
+        self.free -= number
+        if self.rooms:
+            self.rooms = [(room - number * (job_type in types), types) for room, types in self.rooms]
+        place.free -= number
+        place.running += number
         if place.free:
             heapq.heapreplace(self.heap, (place.load, order, place))
         else:
             heapq.heappop(self.heap)
-        return place.worker_id
+        return place.worker_id, number
 
 
 class Slots:
@@ -209,9 +212,13 @@ class Slots:
         """The lane gives this many."""
         self._budget.take(lane, number)
         given = self.given.setdefault(lane, [])
-        for _ in range(number):
+        portion = max(1, number // PORTIONS)
+        while number > 0:
             open_ones = (group for group in self._able[lane] if group.room(lane.type))
-            given.append(min(open_ones, key=lambda group: group.heap[0][0]).take(lane.type))
+            least_loaded = min(open_ones, key=lambda group: group.heap[0][0])
+            worker_id, taken = least_loaded.take(lane.type, min(portion, number))
+            given += [worker_id] * taken
+            number -= taken
 
 
 def fits(capability: Capability, lane: Lane) -> bool:

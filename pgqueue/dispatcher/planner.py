@@ -14,20 +14,24 @@ from pgqueue.dispatcher.placement import Placement
 from pgqueue.dispatcher.rates import Buckets
 from pgqueue.dispatcher.running import RunningSet
 from pgqueue.dispatcher.share import Share
-from pgqueue.job import Job
 from pgqueue.rules import RateLimit
 from pgqueue.store import Statement
+from pgqueue.store.dispatched import Dispatched
 from pgqueue.store.jobs import Lane, LaneQuota
 from pgqueue.store.rate_buckets import BucketKey
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One dispatch: what each lane may give, the tokens that takes, the statement."""
+    """One dispatch: what each lane may give, the tokens that takes, the statement.
+
+    `uses_last_slots`: after it there are too few free for another as large; some are on workers elsewhere.
+    """
 
     quotas: list[LaneQuota]
     tokens: dict[BucketKey, tuple[int, RateLimit]]
-    dispatch: Statement[list[Job]]
+    dispatch: Statement[Dispatched]
+    uses_last_slots: bool = False
 
 
 class Planner:
@@ -71,8 +75,11 @@ class Planner:
         budget = self._budget()
         return any(budget.room(lane) > 0 for lane in self._lanes.stands)
 
-    def next(self, most: int) -> Plan | None:
-        """A dispatch of at most so many jobs; None where nothing is to be given."""
+    def next(self, most: int, *, in_full: bool = False) -> Plan | None:
+        """A dispatch of at most so many jobs; None where nothing is to be given.
+
+        `in_full`: the jobs that go to other processes are wanted too.
+        """
         placement = self._placement
         own, worker_id = placement.own, placement.own_id
         budget = self._budget()
@@ -89,10 +96,12 @@ class Planner:
         epoch, told = self._term.epoch, rules.notified
         if slots is None:
             assert worker_id is not None  # noqa: S101 - it has free slots
-            return Plan(quotas, tokens, store.dispatch.dispatch(quotas, worker_id, epoch, told))
+            return Plan(quotas, tokens, store.dispatch.dispatch(quotas, worker_id, epoch, self._lanes.lane, told))
         heard = placement.channels({worker for given in slots.given.values() for worker in given})
-        statement = store.dispatch.dispatch_to_workers(quotas, slots.given, heard, worker_id, epoch, told)
-        return Plan(quotas, tokens, statement)
+        statement = store.dispatch.dispatch_to_workers(
+            quotas, slots.given, heard, worker_id, epoch, told, in_full=in_full
+        )
+        return Plan(quotas, tokens, statement, uses_last_slots=free <= 2 * most)
 
     def guess(self, lane: Lane, most: int) -> Plan | None:
         """A dispatch from this lane, should it alone have work; None where others are known to, or a rule shares it."""

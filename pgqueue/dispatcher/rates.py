@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from pgqueue.clock import clock
-from pgqueue.job import Job
 from pgqueue.rules import RateLimit
+from pgqueue.store.dispatched import Group
 from pgqueue.store.rate_buckets import BucketKey, Spend
 
 CAUTION = 0.999
@@ -80,11 +80,12 @@ class Buckets:
             self._tidy_at = max(FEW, 2 * len(self._tokens))
 
 
-def unused(tokens: Mapping[BucketKey, tuple[int, RateLimit]], jobs: Iterable[Job]) -> dict[BucketKey, float]:
+def unused(tokens: Mapping[BucketKey, tuple[int, RateLimit]], groups: Iterable[Group]) -> dict[BucketKey, float]:
     """Of the tokens that a dispatch took, those that none of its jobs used."""
     used: Counter[BucketKey] = Counter()
-    for job in jobs:
-        used["type", job.type, ""] += 1
-        used["queue", job.queue, ""] += 1
-        used["key", job.type, job.concurrency_key or ""] += 1
+    for group in groups:
+        number, lane = len(group.runs), group.lane
+        used["type", lane.type, ""] += number
+        used["queue", lane.queue, ""] += number
+        used["key", lane.type, group.key or ""] += number
     return {bucket: float(number - used[bucket]) for bucket, (number, _) in tokens.items()}

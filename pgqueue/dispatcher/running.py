@@ -7,17 +7,19 @@ at each takeover.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from pgqueue.job import Job
 from pgqueue.store.jobs import Run
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Running:
-    """One run; `stale_after` is when it is overdue on the leader's clock, `timeout` its seconds; None: never."""
+    """What runs that are alike have in common.
+
+    `stale_after` is when they are overdue on the leader's clock, `timeout` their seconds; None: never.
+    """
 
     type: str
     worker_id: UUID
@@ -34,70 +36,44 @@ class RunningSet:
         self._runs: dict[Run, Running] = {}
         self._by_type: Counter[str] = Counter()
         self._by_queue: Counter[str] = Counter()
-        self._by_key: dict[tuple[str, str], int] = {}
-        self._by_worker: dict[UUID, set[Run]] = {}
+        self._by_key: Counter[tuple[str, str]] = Counter()
+        self._by_worker: Counter[UUID] = Counter()
 
-    def dispatched(self, jobs: Iterable[Job], now: float) -> None:
-        """These were dispatched; overdue are those that take longer than their timeout from `now` on."""
-        self.add(
-            (
-                (job.id, job.attempt),
-                Running(
-                    job.type,
-                    job.worker_id,  # type: ignore[arg-type] # dispatched to somebody
-                    job.timeout,
-                    now + job.timeout if job.timeout else None,
-                    job.queue,
-                    job.concurrency_key,
-                ),
-            )
-            for job in jobs
-        )
+    def add(self, runs: Sequence[Run], running: Running) -> None:
+        """These, which are alike, are in flight."""
+        before = len(self._runs)
+        self._runs.update(dict.fromkeys(runs, running))
+        self._count(running, len(self._runs) - before)
 
-    def add(self, started: Iterable[tuple[Run, Running]]) -> None:
-        """These are in flight."""
-        by_type, by_queue = self._by_type, self._by_queue
-        worker_id, of_worker = None, set[Run]()
-        for run, running in started:
-            if run not in self._runs:
-                by_type[running.type] += 1
-                by_queue[running.queue] += 1
-                if running.key is not None:
-                    self._count_key((running.type, running.key), 1)
-            self._runs[run] = running
-            if running.worker_id is not worker_id:  # a look-up by UUID costs more than the rest
-                worker_id = running.worker_id
-                of_worker = self._by_worker.setdefault(worker_id, set())
-            of_worker.add(run)
-
-    def remove(self, runs: Iterable[Run]) -> int:
-        """These are over; the number of those that were known."""
-        known = 0
-        by_type, by_queue = self._by_type, self._by_queue
-        worker_id, of_worker = None, set[Run]()
+    def remove(self, runs: Iterable[Run]) -> Counter[UUID]:
+        """These are over; how many of those that were known each worker had."""
+        pop, ended = self._runs.pop, Counter[UUID]()
+        last, number = None, 0  # runs that are alike come together as a rule
         for run in runs:
-            running = self._runs.pop(run, None)
-            if running is not None:
-                known += 1
-                by_type[running.type] -= 1
-                by_queue[running.queue] -= 1
-                if running.key is not None:
-                    self._count_key((running.type, running.key), -1)
-                if running.worker_id is not worker_id:
-                    worker_id = running.worker_id
-                    of_worker = self._by_worker[worker_id]
-                of_worker.discard(run)
-                if not of_worker:
-                    del self._by_worker[worker_id]
-                    worker_id = None
-        return known
+            running = pop(run, None)
+            if running is not last:
+                self._ended(last, number, ended)
+                last, number = running, 0
+            number += 1
+        self._ended(last, number, ended)
+        return ended
 
-    def _count_key(self, key: tuple[str, str], change: int) -> None:
-        left = self._by_key.get(key, 0) + change
-        if left:
-            self._by_key[key] = left
-        else:
-            del self._by_key[key]  # keys come and go by the thousand
+    def _ended(self, running: Running | None, number: int, ended: Counter[UUID]) -> None:
+        if running is not None:
+            ended[running.worker_id] += number
+            self._count(running, -number)
+
+    def _count(self, running: Running, change: int) -> None:
+        self._by_type[running.type] += change
+        self._by_queue[running.queue] += change
+        self._by_worker[running.worker_id] += change
+        if not self._by_worker[running.worker_id]:
+            del self._by_worker[running.worker_id]
+        if running.key is not None:
+            key = running.type, running.key
+            self._by_key[key] += change
+            if not self._by_key[key]:
+                del self._by_key[key]  # keys come and go by the thousand
 
     def of_type(self, job_type: str) -> int:
         """How many of this type are in flight."""
@@ -109,15 +85,15 @@ class RunningSet:
 
     def of_key(self, job_type: str, key: str) -> int:
         """How many of this type and concurrency key are in flight."""
-        return self._by_key.get((job_type, key), 0)
+        return self._by_key[job_type, key]
 
     def of_worker(self, worker_id: UUID) -> int:
         """How many this worker has."""
-        return len(self._by_worker.get(worker_id, ()))
+        return self._by_worker[worker_id]
 
     def of_worker_and_types(self, worker_id: UUID, types: frozenset[str]) -> int:
-        """How many of these types this worker has; it takes the longer the more it has."""
-        return sum(self._runs[run].type in types for run in self._by_worker.get(worker_id, ()))
+        """How many of these types this worker has; it takes the longer the more is in flight."""
+        return sum(one.worker_id == worker_id and one.type in types for one in self._runs.values())
 
     def runs(self) -> list[Run]:
         """All of them."""
@@ -125,11 +101,7 @@ class RunningSet:
 
     def runs_elsewhere(self, own: UUID | None) -> list[Run]:
         """Those that are not this process's own worker's."""
-        return [run for worker_id, runs in self._by_worker.items() if worker_id != own for run in runs]
-
-    def by_worker(self, runs: Iterable[Run]) -> Counter[UUID]:
-        """How many of these runs each worker has."""
-        return Counter(self._runs[run].worker_id for run in runs if run in self._runs)
+        return list(self._runs) if own is None else [run for run, one in self._runs.items() if one.worker_id != own]
 
     def workers(self) -> set[UUID]:
         """Who runs them."""

@@ -121,6 +121,10 @@ SELECT array_agg(nextval('pgqueue.jobs_id_seq')), clock_timestamp() FROM generat
 -- Many plain rows; `copy_in_stream` leaves the ids to the table.
 COPY pgqueue.jobs (id, type, queue, priority, payload, state, run_at, created_at, max_attempts, timeout, concurrency_key) FROM STDIN
 
+-- name: copy_simple
+-- Many rows that say no more than most do, in the format the server need not parse.
+COPY pgqueue.jobs (id, type, queue, payload, run_at, created_at) FROM STDIN (FORMAT BINARY)
+
 -- name: ring
 -- The doorbell alone: after a COPY, a resume, a changed limit.
 SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(%(bell_class)s, %(bell_key)s)
@@ -179,40 +183,42 @@ SELECT id, type, followed FROM gone ORDER BY id
 -- The lanes with pending jobs and what stands first in each, by a loose index scan: one probe a lane, however many
 -- jobs it holds. A lane is queue, type, tags and whether its jobs have a key; in a queue that ages, each priority is one.
 WITH RECURSIVE lane AS (
-  (SELECT queue, type, tags, keyed, priority, run_at FROM pgqueue.jobs WHERE state = 'pending'
-   ORDER BY queue, type, tags, keyed, priority, run_at LIMIT 1)
+  (SELECT queue, type, tags, keyed, priority, run_at, id FROM pgqueue.jobs WHERE state = 'pending'
+   ORDER BY queue, type, tags, keyed, priority, run_at, id LIMIT 1)
   UNION ALL
-  SELECT following.queue, following.type, following.tags, following.keyed, following.priority, following.run_at
+  SELECT following.queue, following.type, following.tags, following.keyed, following.priority, following.run_at,
+         following.id
   FROM lane CROSS JOIN LATERAL (
-    SELECT job.queue, job.type, job.tags, job.keyed, job.priority, job.run_at FROM pgqueue.jobs AS job
+    SELECT job.queue, job.type, job.tags, job.keyed, job.priority, job.run_at, job.id FROM pgqueue.jobs AS job
     WHERE job.state = 'pending' AND (job.queue, job.type, job.tags, job.keyed, job.priority) >
       (lane.queue, lane.type, lane.tags, lane.keyed,
        CASE WHEN lane.queue = ANY(%(ageing)s::text[]) THEN lane.priority ELSE 32767 END)
-    ORDER BY job.queue, job.type, job.tags, job.keyed, job.priority, job.run_at LIMIT 1) AS following
+    ORDER BY job.queue, job.type, job.tags, job.keyed, job.priority, job.run_at, job.id LIMIT 1) AS following
 )
-SELECT queue, type, tags, keyed, priority, run_at FROM lane
+SELECT queue, type, tags, keyed, priority, run_at, id FROM lane
 
 -- name: key_lanes
 -- The keys with pending jobs in these lanes, from `after` on, and what stands first in each; at most `limit` a lane.
-SELECT wanted.queue, wanted.type, found.tags, found.concurrency_key, found.priority, found.run_at
+SELECT wanted.queue, wanted.type, found.tags, found.concurrency_key, found.priority, found.run_at, found.id
 FROM unnest(%(queues)s::text[], %(types)s::text[], %(afters)s::text[], %(ageing)s::boolean[])
   AS wanted(queue, type, after, ageing)
 CROSS JOIN LATERAL (
   WITH RECURSIVE lane AS (
-    (SELECT concurrency_key, tags, priority, run_at, 1 AS number FROM pgqueue.jobs
+    (SELECT concurrency_key, tags, priority, run_at, id, 1 AS number FROM pgqueue.jobs
      WHERE state = 'pending' AND keyed AND queue = wanted.queue AND type = wanted.type AND concurrency_key > wanted.after
-     ORDER BY concurrency_key, tags, priority, run_at LIMIT 1)
+     ORDER BY concurrency_key, tags, priority, run_at, id LIMIT 1)
     UNION ALL
-    SELECT following.concurrency_key, following.tags, following.priority, following.run_at, lane.number + 1
+    SELECT following.concurrency_key, following.tags, following.priority, following.run_at, following.id,
+           lane.number + 1
     FROM lane CROSS JOIN LATERAL (
-      SELECT job.concurrency_key, job.tags, job.priority, job.run_at FROM pgqueue.jobs AS job
+      SELECT job.concurrency_key, job.tags, job.priority, job.run_at, job.id FROM pgqueue.jobs AS job
       WHERE job.state = 'pending' AND job.keyed AND job.queue = wanted.queue AND job.type = wanted.type
         AND (job.concurrency_key, job.tags, job.priority) >
             (lane.concurrency_key, lane.tags, CASE WHEN wanted.ageing THEN lane.priority ELSE 32767 END)
-      ORDER BY job.concurrency_key, job.tags, job.priority, job.run_at LIMIT 1) AS following
+      ORDER BY job.concurrency_key, job.tags, job.priority, job.run_at, job.id LIMIT 1) AS following
     WHERE lane.number < %(limit)s
   )
-  SELECT concurrency_key, tags, priority, run_at FROM lane) AS found
+  SELECT concurrency_key, tags, priority, run_at, id FROM lane) AS found
 
 -- part: lanes_of_quotas
 -- The lanes of one dispatch, each array as its text, which costs the leader a tenth of what lists do.
@@ -277,9 +283,15 @@ SET state = 'processing', attempt = attempt + 1, worker_id = %(worker_id)s, epoc
     unique_hash = CASE WHEN unique_scope = 'pending' THEN NULL ELSE unique_hash END,
     followed = followed OR type = ANY(%(notified)s::text[])
 WHERE ctid = ANY(ARRAY(SELECT place FROM picked))
-RETURNING id, type, CAST(payload AS text), queue, priority, attempt, max_attempts, released, timeout, run_at,
-          created_at, started_at, unique_key, concurrency_key, CAST(errors AS text), losses, backoff,
-          CAST(headers AS text), replay_of, tags
+RETURNING CAST(payload AS text),
+  -- include: of_a_run
+
+-- part: of_a_run
+-- What a run has of its job, behind the payload, what every run needs first. Times are sent as they are sent in any case,
+-- but not read: few handlers ask for one, and reading three takes longer than all the rest of the row.
+  id, type, queue, attempt, max_attempts, timeout, concurrency_key, priority,
+  timestamptz_send(run_at), tags, released, timestamptz_send(created_at), timestamptz_send(started_at), unique_key,
+  CAST(errors AS text), losses, backoff, CAST(headers AS text), replay_of
 
 -- name: dispatch
 -- The one move from pending to processing, where all goes to one worker.
@@ -315,10 +327,11 @@ WITH lane AS MATERIALIZED (
 
 -- name: dispatch_to_workers
 -- As dispatch, for several workers: the i-th job that a lane gives goes to the i-th of the slots that were planned for
--- it, from `first` on in `slots`, which has their numbers in `workers`. Each worker that listens is told the ids of its jobs when this commits, in messages
--- under NOTIFY's 8000 bytes. The payload comes back only for this process's own worker; the others read theirs.
+-- it, from `first` on in `slots`, which has their numbers in `workers`. Each worker that listens is told the ids of its
+-- jobs when this commits, in messages under NOTIFY's 8000 bytes. A row for each group of runs that are alike, and one for
+-- each job of this process's own worker, or (`in_full`) of all, without their payloads: the others read theirs.
 WITH picked AS MATERIALIZED (
-  SELECT job.place, lane.first + job.number AS slot
+  SELECT job.place, lane.first, lane.first + job.number AS slot
   FROM
   -- include: lanes_of_quotas
   CROSS JOIN LATERAL (SELECT place, row_number() OVER () AS number FROM (
@@ -332,23 +345,33 @@ WITH picked AS MATERIALIZED (
       unique_hash = CASE WHEN unique_scope = 'pending' THEN NULL ELSE unique_hash END,
       followed = followed OR type = ANY(%(notified)s::text[])
   FROM picked WHERE jobs.ctid = picked.place
-  RETURNING jobs.*, picked.slot
+  RETURNING jobs.*, picked.first, picked.slot
+), alike AS (
+  SELECT first, worker_id, concurrency_key, timeout, string_agg(CAST(id AS text), ',') AS ids,
+         string_agg(CAST(attempt AS text), ',') AS attempts, max(slot) AS last_slot
+  FROM moved GROUP BY first, worker_id, concurrency_key, timeout
 ), told AS MATERIALIZED (
   SELECT CAST(pg_notify(listener.channel, string_agg(CAST(moved.id AS text), ',')) AS text)
   FROM moved JOIN unnest(%(listeners)s::uuid[], %(channels)s::text[]) AS listener(worker_id, channel)
     ON listener.worker_id = moved.worker_id
   GROUP BY listener.channel, moved.slot / 350
 )
-SELECT id, type, CASE WHEN worker_id = %(own_id)s::uuid THEN CAST(payload AS text) ELSE '' END, queue, priority, attempt,
-       max_attempts, released, timeout, run_at, created_at, started_at, unique_key, concurrency_key,
-       CAST(errors AS text), losses, backoff, CAST(headers AS text), replay_of, tags, worker_id, epoch
-FROM moved CROSS JOIN (SELECT count(*) FROM told) AS signals
+SELECT alike.first, alike.worker_id, alike.concurrency_key, alike.timeout, alike.ids, alike.attempts,
+       last.priority, last.run_at, last.id,
+       NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM alike JOIN moved AS last ON last.slot = alike.last_slot
+CROSS JOIN (SELECT count(*) FROM told) AS signals
+UNION ALL
+SELECT NULL, worker_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+       CASE WHEN worker_id = %(own_id)s::uuid THEN CAST(payload AS text) ELSE '' END,
+  -- include: of_a_run
+FROM moved WHERE %(in_full)s OR worker_id = %(own_id)s::uuid
 
 -- name: fetch
 -- The jobs a worker was told of, by primary key, as they were dispatched to it.
-SELECT id, type, CAST(payload AS text), queue, priority, attempt, max_attempts, released, timeout, run_at,
-       created_at, started_at, unique_key, concurrency_key, CAST(errors AS text), losses, backoff,
-       CAST(headers AS text), replay_of, tags, worker_id, epoch
+SELECT CAST(payload AS text),
+  -- include: of_a_run
+  , epoch
 FROM pgqueue.jobs
 WHERE id = ANY(CAST(CAST(%(ids)s AS text) AS bigint[])) AND worker_id = %(worker_id)s
   AND CAST(state AS text) = 'processing'

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from pgqueue.job import Job, JobState
-from pgqueue.store.jobs import Lane, LaneQuota, json_of, numbers, texts
+from pgqueue.job import Job
+from pgqueue.store.dispatched import Dispatched, job_of, to_one_worker, to_workers
+from pgqueue.store.jobs import Lane, LaneQuota, numbers, texts
 from pgqueue.store.statement import Row, Statement
-from pgqueue.validation import split_tags
+
+LaneOf = Callable[[str, str, str | None, int, str], Lane]
+"""The lane of a job of this queue, type, concurrency key, priority and tags."""
 
 
 def dispatch(
-    quotas: Sequence[LaneQuota], worker_id: UUID, epoch: int, notified: Sequence[str] = ()
-) -> Statement[list[Job]]:
+    quotas: Sequence[LaneQuota], worker_id: UUID, epoch: int, lane_of: LaneOf, notified: Sequence[str] = ()
+) -> Statement[Dispatched]:
     """Move jobs from pending to processing, all for one worker; runs behind the leader's fence.
 
     `notified`: the types whose ends people are told of: their jobs are followed from here on.
     """
     params = {**_quotas(quotas), "worker_id": worker_id, "epoch": epoch, "notified": list(notified)}
-    return Statement("jobs.dispatch", params, lambda rows: [_dispatched(row, worker_id, epoch) for row in rows])
+    if len(quotas) == 1:
+        return Statement("jobs.dispatch", params, _of_one_lane(quotas[0].lane, worker_id, epoch))
+
+    def lane_of_row(row: Row) -> Lane:
+        return lane_of(row[3], row[2], row[7], row[8], row[10])
+
+    return Statement("jobs.dispatch", params, lambda rows: to_one_worker(rows, lane_of_row, worker_id, epoch))
 
 
-def dispatch_alone(quota: LaneQuota, worker_id: UUID, epoch: int, notified: Sequence[str] = ()) -> Statement[list[Job]]:
+def dispatch_alone(
+    quota: LaneQuota, worker_id: UUID, epoch: int, notified: Sequence[str] = ()
+) -> Statement[Dispatched]:
     """As `dispatch`, from the start of one lane without a key, if no other lane has work."""
     params = {
         "queue": quota.lane.queue,
@@ -35,7 +45,7 @@ def dispatch_alone(quota: LaneQuota, worker_id: UUID, epoch: int, notified: Sequ
         "epoch": epoch,
         "notified": list(notified),
     }
-    return Statement("jobs.dispatch_alone", params, lambda rows: [_dispatched(row, worker_id, epoch) for row in rows])
+    return Statement("jobs.dispatch_alone", params, _of_one_lane(quota.lane, worker_id, epoch))
 
 
 def dispatch_to_workers(
@@ -45,20 +55,23 @@ def dispatch_to_workers(
     own_id: UUID | None,
     epoch: int,
     notified: Sequence[str] = (),
-) -> Statement[list[Job]]:
+    *,
+    in_full: bool = False,
+) -> Statement[Dispatched]:
     """As `dispatch`, for several workers: `slots` are the workers of each lane's jobs, in order.
 
-    Those with a channel are told their jobs' ids; payloads come back for `own_id` alone.
+    Those with a channel are told their jobs' ids. The jobs themselves come back for `own_id` alone, or (`in_full`) for
+    all, then without their payloads.
     """
     workers: dict[int, tuple[int, UUID]] = {}  # by the object's identity: a look-up by UUID costs more than the rest
     flat: list[int] = []
-    firsts = []
+    lanes = {}
     for quota in quotas:
-        firsts.append(len(flat))
+        lanes[len(flat)] = quota.lane
         flat += [workers.setdefault(id(one), (len(workers) + 1, one))[0] for one in slots[quota.lane]]
     params = {
         **_quotas(quotas),
-        "firsts": numbers(firsts),
+        "firsts": numbers(list(lanes)),
         "workers": [worker_id for _, worker_id in workers.values()],
         "slots": numbers(flat),
         "listeners": list(channels),
@@ -66,13 +79,19 @@ def dispatch_to_workers(
         "own_id": own_id,
         "epoch": epoch,
         "notified": list(notified),
+        "in_full": in_full,
     }
-    return Statement("jobs.dispatch_to_workers", params, _assigned)
+    return Statement("jobs.dispatch_to_workers", params, lambda rows: to_workers(rows, lanes, own_id, epoch))
 
 
 def fetch(ids: Sequence[int], worker_id: UUID) -> Statement[list[Job]]:
     """Those of these jobs that are the worker's to run."""
-    return Statement("jobs.fetch", {"ids": numbers(ids), "worker_id": worker_id}, _assigned)
+    params = {"ids": numbers(ids), "worker_id": worker_id}
+    return Statement("jobs.fetch", params, lambda rows: [job_of(row, worker_id, row[-1]) for row in rows])
+
+
+def _of_one_lane(lane: Lane, worker_id: UUID, epoch: int) -> Callable[[list[Row]], Dispatched]:
+    return lambda rows: to_one_worker(rows, lambda _: lane, worker_id, epoch)
 
 
 def _quotas(quotas: Sequence[LaneQuota]) -> dict[str, Any]:
@@ -91,16 +110,3 @@ def _quotas(quotas: Sequence[LaneQuota]) -> dict[str, Any]:
         "tags": texts([lane.tags for lane in lanes]),
         "firsts": None,
     }
-
-
-def _assigned(rows: list[Row]) -> list[Job]:
-    return [_dispatched(row, row[20], row[21]) for row in rows]
-
-
-def _dispatched(row: Row, worker_id: UUID, epoch: int) -> Job:
-    return Job(
-        row[0], row[1], row[2], row[3], JobState.PROCESSING, row[4], row[5], row[6], row[7], row[8],
-        row[9], row[10], row[11], None, worker_id, epoch, row[12], row[13], None, None,
-        json.loads(row[14]) if row[14] else [], False, False, None, row[18], row[15], row[16],
-        json_of(row[17]) if row[17] else None, None, split_tags(row[19]) if row[19] else [],
-    )  # fmt: skip

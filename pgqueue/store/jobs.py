@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -15,6 +15,9 @@ from pgqueue.store.statement import Bell, Row, Statement, scalar
 from pgqueue.validation import split_tags
 
 T = TypeVar("T")
+
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+"""From here PostgreSQL counts microseconds."""
 
 Run = tuple[int, int]
 """A job's id and attempt: the fence of one run."""
@@ -65,6 +68,7 @@ class LaneHead:
     lane: Lane
     priority: int
     run_at: datetime
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +158,8 @@ def lanes(ageing: Sequence[str]) -> Statement[list[LaneHead]]:
 
     def parse(rows: list[Row]) -> list[LaneHead]:
         return [
-            LaneHead(Lane(queue, job_type, keyed, None, priority if queue in aged else None, tags), priority, run_at)
-            for queue, job_type, tags, keyed, priority, run_at in rows
+            LaneHead(Lane(queue, job_type, keyed, None, priority if queue in aged else None, tags), priority, *place)
+            for queue, job_type, tags, keyed, priority, *place in rows
         ]
 
     return Statement("jobs.lanes", {"ageing": list(ageing)}, parse)
@@ -177,8 +181,8 @@ def key_lanes(wanted: Sequence[tuple[str, str, str, bool]], limit: int) -> State
 
     def parse(rows: list[Row]) -> list[LaneHead]:
         return [
-            LaneHead(Lane(queue, job_type, True, key, level(queue, job_type, priority), tags), priority, run_at)
-            for queue, job_type, tags, key, priority, run_at in rows
+            LaneHead(Lane(queue, job_type, True, key, level(queue, job_type, priority), tags), priority, run_at, number)
+            for queue, job_type, tags, key, priority, run_at, number in rows
         ]
 
     return Statement("jobs.key_lanes", params, parse)

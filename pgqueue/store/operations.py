@@ -6,10 +6,8 @@ Pure: no driver, no I/O. Each runs inside one transaction of the runner's choosi
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 from uuid import UUID
@@ -48,7 +46,7 @@ def enqueue_many(batch: Sequence[EncodedJob], bell: Bell, *, copy: bool) -> Oper
     """
     yield from _check_backlog(Counter(new.queue for new in batch))
     if copy and len(batch) >= COPY_FROM and all(new.plain for new in batch):
-        return (yield from _copy_in(batch, bell, _line))
+        return (yield from _copy_in(batch, bell))
     return (yield from insert(batch, bell))
 
 
@@ -93,29 +91,36 @@ def enqueue_simple(batch: Sequence[NewJob], max_payload_bytes: int, bell: Bell) 
         InvalidNameError, InvalidPayloadError: one breaks a rule; the transaction is to be undone.
     """
     yield from _check_backlog(Counter(new.queue or DEFAULT_QUEUE for new in batch))
-    return (yield from _copy_in(batch, bell, functools.partial(incoming.simple_line, max_payload_bytes)))
+    ids, now = yield incoming.reserve_ids(len(batch))
+    moment, row_of = incoming.due_and_made(now), incoming.SimpleRows(max_payload_bytes).row
+    result: list[Job] = []
+
+    def rows() -> Iterator[bytes]:
+        for job_id, new in zip(ids, batch, strict=True):
+            row, job = row_of(new, job_id, now, moment)
+            result.append(job)
+            yield row
+
+    yield incoming.copy_simple(rows())
+    yield incoming.ring(bell)
+    return result
 
 
-def _copy_in(batch: Sequence[T], bell: Bell, line_of: Callable[..., tuple[str, Job]]) -> Operation[list[Job]]:
-    """COPY the lines that `line_of` writes, of the jobs it gives, as it writes them."""
+def _copy_in(batch: Sequence[EncodedJob], bell: Bell) -> Operation[list[Job]]:
+    """COPY in jobs that are `plain`."""
     ids, now = yield incoming.reserve_ids(len(batch))
     now_text = now.isoformat()
     result: list[Job] = []
 
     def lines() -> Iterator[str]:
         for job_id, new in zip(ids, batch, strict=True):
-            line, job = line_of(new, job_id, now, now_text)
-            result.append(job)
+            line, state, run_at = incoming.copy_line(new, job_id, now, now_text)
+            result.append(_job(new, job_id, state, run_at, now))
             yield line
 
     yield incoming.copy_in(lines())
     yield incoming.ring(bell)
     return result
-
-
-def _line(new: EncodedJob, job_id: int, now: datetime, now_text: str) -> tuple[str, Job]:
-    line, state, run_at = incoming.copy_line(new, job_id, now, now_text)
-    return line, _job(new, job_id, state, run_at, now)
 
 
 def _insert(chunk: Sequence[EncodedJob], bell: Bell) -> Operation[list[Job]]:

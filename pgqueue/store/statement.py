@@ -31,7 +31,7 @@ class CopyRows:
     """A COPY by the block `name` of what `data` yields, in pieces: the server takes one in while the next is made."""
 
     name: str
-    data: Iterable[str]
+    data: Iterable[str] | Iterable[bytes]
 
 
 Step = Statement[Any] | CopyRows

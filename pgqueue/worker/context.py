@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,9 @@ logger = logging.getLogger("pgqueue.job")
 
 NO_WORKER = UUID(int=0)
 """The worker of a context made by hand."""
+
+
+_making = threading.Lock()
 
 
 class Cancellation:
@@ -61,7 +65,6 @@ class JobContext:
         job: the job; `max_attempts` and `timeout` are the resolved values.
         attempt: this run's number, 1 at first.
         deadline: when the run times out, on `time.monotonic()`'s clock; None without a limit.
-        cancelled: set when the run should stop: its time is up, or the worker is stopping.
         worker_id: the worker that runs it.
         payload: the payload, as the model its type was registered with; without one the JSON object.
         resources: what `registry.resource` declared, by key or name.
@@ -71,7 +74,7 @@ class JobContext:
     """
 
     __slots__ = (
-        "_report", "cancelled", "completed_in", "deadline", "job", "payload", "resources", "schema", "store_result",
+        "_cancelled", "_report", "completed_in", "deadline", "job", "payload", "resources", "schema", "store_result",
         "worker_id",
     )  # fmt: skip
 
@@ -91,9 +94,21 @@ class JobContext:
         self._report = report
         self.worker_id = worker_id
         self.deadline = time.monotonic() + job.timeout if job.timeout else None
-        self.cancelled = Cancellation()
+        self._cancelled: Cancellation | None = None
         self.payload: Any = job.payload
         self.resources = resources if isinstance(resources, Resources) else Resources(resources)
+
+    @property
+    def cancelled(self) -> Cancellation:
+        """Set when the run should stop: its time is up, or the worker is stopping."""
+        if self._cancelled is None:  # most runs end without that anybody asked
+            with _making:
+                self._cancelled = self._cancelled or Cancellation()
+        return self._cancelled
+
+    @cancelled.setter
+    def cancelled(self, cancellation: Cancellation) -> None:
+        self._cancelled = cancellation
 
     def progress(self, percent: float, message: str | None = None) -> None:
         """Say how far the run is: shown as `job.progress`; from any thread or coroutine, returns at once.

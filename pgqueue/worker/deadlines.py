@@ -6,6 +6,7 @@ Runs with the same time-out are due in the order they began in, so the first of 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -25,12 +26,16 @@ class Deadlines(Generic[T]):
         self._on_due = on_due
         self._by_seconds: dict[float, dict[T, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
 
     def add(self, item: T, seconds: float) -> None:
         """`item` is due in `seconds`, if it is not removed before."""
         at = self._loop.time() + seconds
-        self._by_seconds.setdefault(seconds, {})[item] = at
-        if self._timer is None or at < self._timer.when():
+        same = self._by_seconds.get(seconds)
+        if same is None:
+            same = self._by_seconds[seconds] = {}
+        same[item] = at
+        if at < self._rings_at:
             self._set_timer(at)
 
     def remove(self, item: T, seconds: float) -> None:
@@ -48,10 +53,10 @@ class Deadlines(Generic[T]):
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._ring)
+        self._timer, self._rings_at = self._loop.call_at(at, self._ring), at
 
     def _ring(self) -> None:
-        self._timer = None
+        self._timer, self._rings_at = None, math.inf
         now = self._loop.time()
         due: list[T] = []
         for same in self._by_seconds.values():

@@ -52,14 +52,22 @@ Ended = tuple[Outcome, UUID]
 """An outcome and the worker id its run was fenced with."""
 
 
-class Run:
-    """One job being executed."""
+class Run(JobContext):
+    """One job being executed, and what its handler is given: one object, for there are many."""
 
-    __slots__ = ("began", "context", "ended", "key", "span", "started", "stopping", "task", "threads")
+    __slots__ = ("began", "ended", "key", "span", "started", "stopping", "task", "threads")
 
-    def __init__(self, context: JobContext, began: float) -> None:
-        self.context = context
-        self.key = context.job.id, context.job.attempt
+    def __init__(
+        self,
+        job: Job,
+        worker_id: UUID,
+        resources: Resources,
+        schema: str,
+        report: Callable[[Progress], None] | None,
+        began: float,
+    ) -> None:
+        super().__init__(job, worker_id, resources, schema=schema, report=report)
+        self.key = job.id, job.attempt
         self.began = began
         self.task: asyncio.Task[None] | None = None
         self.stopping: BaseException | None = None
@@ -135,12 +143,12 @@ class ExecutorPool:
         """Start `jobs`; each ends in one outcome, whatever its handler does."""
         self._idle.clear()
         now, resources, schema, report, known = clock(), self.resources, self._schema, self._on_progress, self._runs
-        runs = [Run(JobContext(job, worker_id, resources, schema=schema, report=report), now) for job in jobs]
+        runs = [Run(job, worker_id, resources, schema, report, now) for job in jobs]
         for run in runs:
             known[run.key] = run
         if tracing.active():
             for run in runs:
-                run.span = tracing.executing(run.context.job)
+                run.span = tracing.executing(run.job)
         if worker_id in self._lost:
             for run in runs:
                 self._stop(run, JobLostError(f"worker {worker_id} lost its lease"))
@@ -150,13 +158,13 @@ class ExecutorPool:
         """The worker is lost: stop its runs, and those that are still on their way here."""
         self._lost.add(worker_id)
         for run in list(self._runs.values()):
-            if run.context.worker_id == worker_id:
+            if run.worker_id == worker_id:
                 self._stop(run, JobLostError(f"worker {worker_id} lost its lease"))
 
     def cancel(self, job_id: int) -> None:
         """This job was told to stop: end its run, if it is here, as cancelled."""
         for run in list(self._runs.values()):
-            if run.context.job.id == job_id:
+            if run.job.id == job_id:
                 self._stop(run, JobCancelledError("the job was cancelled"))
 
     def release(self) -> None:
@@ -190,9 +198,9 @@ class ExecutorPool:
         return self._execute(run)
 
     async def _execute(self, run: Run) -> None:
-        job = run.context.job
+        job = run.job
         result: Any
-        token = RUN.set(run.context)
+        token = RUN.set(run)
         try:
             run.started = True
             if run.span is not None:
@@ -202,14 +210,14 @@ class ExecutorPool:
             registration = self._registry.get(job.type)
             if registration is None:
                 raise UnknownJobTypeError(f"unknown job type: {job.type}")
-            run.context.store_result = registration.store_result
+            run.store_result = registration.store_result
             job.payload = _decode(job.payload)
             if registration.payload_model is not None:
-                run.context.payload = fitted(registration.payload_model, job.payload)
+                run.payload = fitted(registration.payload_model, job.payload)
             if job.timeout:
                 self._deadlines.add(run, job.timeout)
             call = self._calls.get(job.type) or self._composed(registration)
-            result = await call(job, run.context)
+            result = await call(job, run)
             if not registration.store_result and not isinstance(result, SIGNALS):
                 result = None
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything; it ends its own job and nothing else
@@ -219,7 +227,7 @@ class ExecutorPool:
                 self._deadlines.remove(run, job.timeout)
         if isinstance(result, asyncio.CancelledError) and run.stopping is None and _cancelled_from_outside(run):
             run.stopping = JobReleasedError()  # the loop is ending: asyncio.run cancels every task
-            run.context.cancelled.set()
+            run.cancelled.set()
         if run.stopping is not None and not (
             isinstance(run.stopping, JobReleasedError) and not isinstance(result, BaseException)
         ):
@@ -261,7 +269,7 @@ class ExecutorPool:
         if run.ended:
             return
         run.ended = True
-        job = run.context.job
+        job = run.job
         try:
             if not isinstance(result, BaseException):
                 outcome = decide(job, encode_result(result, job))
@@ -283,8 +291,8 @@ class ExecutorPool:
         outcome.seconds = clock() - run.began
         if run.span is not None:
             tracing.executed(run.span, outcome)
-        outcome.elsewhere = run.context.completed_in
-        run.context.end()
+        outcome.elsewhere = run.completed_in
+        run.end()
         if run.threads:
             self._abandon_threads(job)
         if isinstance(result, BaseException) and outcome.error is not None and outcome.state is not JobState.CANCELLED:
@@ -292,7 +300,7 @@ class ExecutorPool:
         del self._runs[run.key]
         if not self._ended:
             self._loop.call_soon(self._hand_over)
-        self._ended.append((outcome, run.context.worker_id))
+        self._ended.append((outcome, run.worker_id))
         self.ended_count += 1
         self.backends.ended(job)
 
@@ -303,12 +311,12 @@ class ExecutorPool:
             self._idle.set()
 
     def _time_out(self, run: Run) -> None:
-        self._stop(run, JobTimeoutError(f"the run took longer than its timeout of {run.context.job.timeout:g} s"))
+        self._stop(run, JobTimeoutError(f"the run took longer than its timeout of {run.job.timeout:g} s"))
 
     def _stop(self, run: Run, ending: BaseException) -> None:
         if run.stopping is None:
             run.stopping = ending
-            run.context.cancelled.set()
+            run.cancelled.set()
             # One that has not begun sees it by itself: a task cancelled before its first step would never end its job.
             # A thread that is only asked to stop gets the time to do so; cancelling would leave it to itself at once.
             if run.task is not None and run.started and not (run.threads and isinstance(ending, JobReleasedError)):

@@ -44,16 +44,16 @@ class Runners(Generic[T]):
             return
         context = contextvars.Context()
         if self._loop.get_task_factory() is not None:
-            task = self._loop.create_task(self._drive(), context=context)
+            task = self._loop.create_task(self._drive(context), context=context)
         elif sys.version_info >= (3, 12):
-            task = asyncio.Task(self._drive(), loop=self._loop, context=context, eager_start=True)
+            task = asyncio.Task(self._drive(context), loop=self._loop, context=context, eager_start=True)
         else:
-            task = asyncio.Task(self._drive(), loop=self._loop, context=context)
+            task = asyncio.Task(self._drive(context), loop=self._loop, context=context)
         if not task.done():
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _drive(self) -> None:
+    async def _drive(self, context: contextvars.Context) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is one
         waiting = self._waiting
@@ -62,7 +62,7 @@ class Runners(Generic[T]):
             try:
                 awaited = coroutine.send(None)
             except StopIteration:
-                if task.cancelling() or contextvars.copy_context():  # a run has set a variable
+                if task.cancelling() or context:  # a run has set a variable
                     break
                 continue
             except BaseException:

@@ -15,6 +15,7 @@ from pgqueue.config import Settings
 from pgqueue.errors import PgQueueError
 from pgqueue.job import Job
 from pgqueue.registry import Registry
+from pgqueue.store.jobs import Run
 from pgqueue.worker.base import BaseWorker
 from pgqueue.worker.executor import Ended
 from pgqueue.worker.waiting import ahead
@@ -22,6 +23,7 @@ from pgqueue.worker.waiting import ahead
 logger = logging.getLogger(__name__)
 
 REPAIR_EVERY = 5  # heartbeats
+CLAIM_LOOK = 0.01  # seconds between looks whether the claims under way are over
 RATE_OVER = 0.1  # seconds over which it is measured how quickly runs end
 MAX_UNWRITTEN = 5_000
 """How many outcomes may wait for the database before no more jobs are taken."""
@@ -43,8 +45,9 @@ class LocalWorker(BaseWorker):
         self._on_freed = on_freed
         self._accepted = 0
         self._pool_missed = 0  # accepted by number only: they never reached the pool
-        self._claims = 0
-        self._claiming = False
+        self._claims_begun = self._claims_over = 0
+        self._arrived: set[Run] | None = None  # since a repair began
+        self._repairing = asyncio.Lock()
         self._measured_at, self._measured, self._rate = clock(), 0, 0.0
 
     @property
@@ -79,22 +82,27 @@ class LocalWorker(BaseWorker):
         """Of each backend that has a number of places: how many are left, and the types it runs."""
         return self._pool.backends.rooms()
 
+    def expect(self, number: int) -> None:
+        """So many jobs were dispatched to it, and take its slots: `accept` brings them."""
+        self._accepted += number
+
     def accept(self, jobs: Sequence[Job], worker_id: UUID) -> None:
-        """Execute `jobs`, which were dispatched to `worker_id`."""
-        self._accepted += len(jobs)
+        """Execute `jobs`, which were dispatched to `worker_id` and are expected."""
         self._pool.backends.accepted(jobs)
-        self._assigned.update([(job.id, job.attempt) for job in jobs])
+        runs = [(job.id, job.attempt) for job in jobs]
+        self._assigned.update(runs)
+        if self._arrived is not None:
+            self._arrived.update(runs)
         self._begin(jobs, worker_id)
 
     @contextlib.contextmanager
     def claiming(self) -> Iterator[None]:
         """Around a claim for this worker: rows may be assigned to it that it has not been given yet."""
-        self._claiming = True
-        self._claims += 1
+        self._claims_begun += 1
         try:
             yield
         finally:
-            self._claiming = False
+            self._claims_over += 1
 
     async def repair(self) -> None:
         """Give back rows assigned to this worker that it never got.
@@ -102,15 +110,23 @@ class LocalWorker(BaseWorker):
         They come from a claim that committed while its answer was lost. Nobody runs them, so no attempt is burned.
         """
         worker_id = self.worker_id
-        if worker_id is None or self._claiming:
+        if worker_id is None:
             return
-        claims, known = self._claims, self._assigned.copy()  # what ends while the rows are read is not lost
-        rows = await self._ask(store.jobs.assigned(worker_id))
-        lost = [job for job in rows if (job.id, job.attempt) not in known]
-        if lost and claims == self._claims and not self._claiming:
-            logger.warning("%d jobs were assigned to this worker without its knowing: given back", len(lost))
-            self._accepted += len(lost)
-            self._give_back(lost, worker_id)
+        async with self._repairing:
+            known, self._arrived = self._assigned.copy(), set()  # what ends while the rows are read is not lost
+            try:
+                rows = await self._ask(store.jobs.assigned(worker_id))
+                begun = self._claims_begun
+                while self._claims_over < begun:  # noqa: ASYNC110 - for milliseconds, every few heartbeats
+                    await asyncio.sleep(CLAIM_LOOK)  # what they claim is assigned before it is here
+                here = known | self._arrived
+            finally:
+                self._arrived = None
+            lost = [job for job in rows if (job.id, job.attempt) not in here]
+            if lost:
+                logger.warning("%d jobs were assigned to this worker without its knowing: given back", len(lost))
+                self._accepted += len(lost)
+                self._give_back(lost, worker_id)
 
     def _loops(self) -> list[Any]:
         return [*super()._loops(), self._repair_regularly()]
