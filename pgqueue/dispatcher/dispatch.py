@@ -121,7 +121,7 @@ class Dispatch(Service):
         self._next_scan = 0.0
         self._scanned_empty = False
         self._claim: asyncio.Task[bool] | None = None
-        self._finishing = False
+        self._finishing = self._gave_all = False
         self._trying_since: float | None = None
 
     def trouble(self, limit: float) -> Trouble | None:
@@ -330,6 +330,7 @@ class Dispatch(Service):
                 given = await self._ask(plan)
             finally:
                 self._claim = None
+            self._gave_all = len(given) >= sum(quota.quota for quota in plan.quotas)
             if given:
                 self._delivery.account(given)
             self._account(plan.quotas, given)
@@ -348,7 +349,7 @@ class Dispatch(Service):
         statements: list[Statement[Any]] = [self._term.fence(), plan.dispatch]
         if plan.tokens:
             statements.append(store.rate_buckets.spend(self._buckets.spend(plan.tokens)))
-        if plan.uses_last_slots:
+        if plan.uses_last_slots and self._gave_all:
             self._slots.look_beside()
         try:
             _, given, *left = await db.arun_together(connection, statements, self._schema)

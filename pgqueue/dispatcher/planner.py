@@ -25,7 +25,7 @@ from pgqueue.store.rate_buckets import BucketKey
 class Plan:
     """One dispatch: what each lane may give, the tokens that takes, the statement.
 
-    `uses_last_slots`: after it there are too few free for another as large; some are on workers elsewhere.
+    `uses_last_slots`: there may be too few free after it for another as large; some are on workers elsewhere.
     """
 
     quotas: list[LaneQuota]
