@@ -29,6 +29,7 @@ DOES = {
     "WITH outcome AS": "completes",
     "pg_try_advisory_xact_lock": "completes, and rings",
     "id = ANY": "reads what it was told of",
+    "SELECT run.id": "looks which runs are over",
 }
 
 

@@ -24,6 +24,7 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024
 FIRST_BATCH = 50
 """How many payloads may come before their size is known. The leader's row is locked meanwhile: at 1 MiB each for some
 tenths of a second, where `MAX_BATCH` of them might take a lease."""
+AHEAD_FROM = 100  # jobs
 STALE_GRACE = 2.0  # seconds the executor has to report a time-out itself
 
 
@@ -51,11 +52,14 @@ class Delivery:
         """True if somebody here wants to see the jobs of other processes too."""
         return self._events.heard or tracing.active()
 
-    @property
-    def ahead(self) -> bool:
-        """True if a dispatch may be planned before the jobs of the last one are handed over."""
+    def ahead(self, given: Dispatched) -> bool:
+        """True if the next dispatch is to be planned before the jobs of this one are handed over.
+
+        Not after a small one: where limits leave little room, a moment later there is more, and a dispatch for a few
+        jobs costs about what one for many does.
+        """
         own = self._placement.own
-        return own is None or (self._batch is not None and not own.rooms())
+        return len(given) >= AHEAD_FROM and (own is None or (self._batch is not None and not own.rooms()))
 
     def most(self) -> int:
         """How many jobs the next dispatch may move. Payloads come here with the own worker's alone."""

@@ -335,7 +335,7 @@ class Dispatch(Service):
                 self._delivery.account(given)
             self._account(plan.quotas, given)
             try:
-                goes_on = given and self._delivery.ahead and not self._finishing and clock() < self._next_scan
+                goes_on = self._delivery.ahead(given) and not self._finishing and clock() < self._next_scan
                 if goes_on and self._begin(self._plan()) is not None:
                     await asyncio.sleep(0)  # until it is sent
             finally:

@@ -25,7 +25,7 @@ from pgqueue.store.rate_buckets import BucketKey
 class Plan:
     """One dispatch: what each lane may give, the tokens that takes, the statement.
 
-    `uses_last_slots`: there may be too few free after it for another as large; some are on workers elsewhere.
+    `uses_last_slots`: there may be none free after it; some are on workers elsewhere.
     """
 
     quotas: list[LaneQuota]
@@ -101,7 +101,7 @@ class Planner:
         statement = store.dispatch.dispatch_to_workers(
             quotas, slots.given, heard, worker_id, epoch, told, in_full=in_full
         )
-        return Plan(quotas, tokens, statement, uses_last_slots=free <= 2 * most)
+        return Plan(quotas, tokens, statement, uses_last_slots=free <= most)
 
     def guess(self, lane: Lane, most: int) -> Plan | None:
         """A dispatch from this lane, should it alone have work; None where others are known to, or a rule shares it."""
