@@ -172,20 +172,11 @@ def decide(
         stale: the leader found the run lost or overdue.
     """
     if not isinstance(ending, BaseException):
+        # By position: most runs end so, and names cost as much as the rest.
         return Outcome(
-            job.id,
-            job.attempt,
-            JobState.COMPLETED,
-            None,
-            ending,
-            None,
-            0.0,
-            0,
-            job.max_attempts,
-            False,
-            False,
-            job.type,
-        )
+            job.id, job.attempt, JobState.COMPLETED, None, ending, None, 0.0, 0, job.max_attempts,
+            False, False, job.type,
+        )  # fmt: skip
     outcome = Outcome(job.id, job.attempt, JobState.FAILED, max_attempts=job.max_attempts, type=job.type)
     match ending:
         case JobReleasedError():

@@ -77,13 +77,16 @@ def adopt(connection: Connection | SyncConnection, *, prepares: bool) -> None:
 
 def prepares(connection: Connection | SyncConnection) -> bool | None:
     """Whether statements are prepared on this connection; None: it is not pgqueue's own."""
-    session: _Session | None = vars(connection).get("_pgqueue_session")
+    session = _adopted(connection)
     return None if session is None else session.prepares
 
 
 def _session_of(connection: Connection | SyncConnection) -> _Session:
-    session: _Session | None = vars(connection).get("_pgqueue_session")
-    return _Session(connection, prepares=False) if session is None else session
+    return _adopted(connection) or _Session(connection, prepares=False)
+
+
+def _adopted(connection: Connection | SyncConnection) -> _Session | None:
+    return vars(connection).get("_pgqueue_session")
 
 
 async def execute(connection: Connection, statements: Sequence[tuple[bytes, Sequence[Any]]]) -> list[list[Any]]:
@@ -131,9 +134,8 @@ def _exchange(
     answers = yield from _answers(pgconn)
     if pgconn.status == ConnStatus.OK:
         pgconn.exit_pipeline_mode()
-    for kind_asked, answer in zip(
-        asked, answers, strict=False
-    ):  # fewer, or one more, where the session or commit failed
+    # Fewer answers than asked for, or one more: the session or the commit failed, as `_checked` says.
+    for kind_asked, answer in zip(asked, answers, strict=False):
         if kind_asked is not None and answer.status not in _GOOD:
             del known[kind_asked]
     _checked(connection, answers, len(asked))

@@ -147,12 +147,14 @@ class SimpleRows:
     In COPY's binary format (PostgreSQL 15, "COPY", File Formats): text costs the server a third more.
     """
 
-    def __init__(self, max_payload_bytes: int) -> None:
+    def __init__(self, max_payload_bytes: int, now: datetime) -> None:
         self._max_payload_bytes = max_payload_bytes
+        self._now = now
+        self._due_and_made = 2 * _field(_INT8((now - EPOCH) // timedelta(microseconds=1)))
         self._names: dict[tuple[str, str | None], tuple[str, bytes]] = {}
 
-    def row(self, new: NewJob, job_id: int, now: datetime, moment: bytes) -> tuple[bytes, Job]:
-        """The row of a job that is due `now`, and the job it makes; `moment` is `now` as the two last fields."""
+    def row(self, new: NewJob, job_id: int) -> tuple[bytes, Job]:
+        """The row of a job that is due now, and the job it makes."""
         try:
             known = self._names.get((new.type, new.queue))
         except TypeError:  # no name can be unhashable
@@ -162,10 +164,12 @@ class SimpleRows:
         queue, names = known
         payload = validation.payload_object(new.payload)
         text = validation.encode_payload(payload, self._max_payload_bytes).encode()
-        row = b"".join((_ROW, _INT8(job_id), names, _LENGTH(len(text) + 1), b"\x01", text, moment))  # jsonb, version 1
+        size = _LENGTH(len(text) + 1)
+        row = b"".join((_ROW, _INT8(job_id), names, size, b"\x01", text, self._due_and_made))  # jsonb, version 1
         job = _EnqueuedJob.__new__(_EnqueuedJob)
         job.id, job.type, job.payload, job.queue = job_id, new.type, payload, queue
-        job.run_at, job.created_at, job.row = now, now, None
+        job.run_at = job.created_at = self._now
+        job.row = None
         return row, job
 
     def _named(self, new: NewJob) -> tuple[str, bytes]:
@@ -186,11 +190,6 @@ def copy_simple(rows: Iterator[bytes]) -> CopyRows:
         yield b"\xff\xff"
 
     return CopyRows("jobs.copy_simple", pieces())
-
-
-def due_and_made(now: datetime) -> bytes:
-    """`now` as the last two fields of a row of `jobs.copy_simple`."""
-    return 2 * _field(struct.pack("!q", (now - EPOCH) // timedelta(microseconds=1)))
 
 
 def _field(value: bytes) -> bytes:

@@ -7,7 +7,8 @@ Pure: no driver, no I/O. Each runs inside one transaction of the runner's choosi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 from uuid import UUID
@@ -18,9 +19,10 @@ from pgqueue.job_filter import JobFilter
 from pgqueue.outcome import Outcome
 from pgqueue.store import acts, dependencies, dependents, jobs, unique_keys
 from pgqueue.store import enqueue as incoming
-from pgqueue.store.statement import Bell, Operation, Statement
+from pgqueue.store.statement import Bell, CopyRows, Operation, Statement
 
 T = TypeVar("T")
+R = TypeVar("R", str, bytes)
 COPY_FROM = 200
 """From how many plain rows on COPY beats one INSERT over arrays."""
 CHUNK = 1000
@@ -46,7 +48,7 @@ def enqueue_many(batch: Sequence[EncodedJob], bell: Bell, *, copy: bool) -> Oper
     """
     yield from _check_backlog(Counter(new.queue for new in batch))
     if copy and len(batch) >= COPY_FROM and all(new.plain for new in batch):
-        return (yield from _copy_in(batch, bell))
+        return (yield from _copy_in(batch, bell, _lines_at, incoming.copy_in))
     return (yield from insert(batch, bell))
 
 
@@ -91,36 +93,43 @@ def enqueue_simple(batch: Sequence[NewJob], max_payload_bytes: int, bell: Bell) 
         InvalidNameError, InvalidPayloadError: one breaks a rule; the transaction is to be undone.
     """
     yield from _check_backlog(Counter(new.queue or DEFAULT_QUEUE for new in batch))
+    return (
+        yield from _copy_in(
+            batch, bell, lambda now: incoming.SimpleRows(max_payload_bytes, now).row, incoming.copy_simple
+        )
+    )
+
+
+def _copy_in(
+    batch: Sequence[T],
+    bell: Bell,
+    rows_at: Callable[[datetime], Callable[[T, int], tuple[R, Job]]],
+    copy: Callable[[Iterator[R]], CopyRows],
+) -> Operation[list[Job]]:
+    """COPY the rows that `rows_at` a moment makes of each of `batch` and its id; the jobs it makes with them."""
     ids, now = yield incoming.reserve_ids(len(batch))
-    moment, row_of = incoming.due_and_made(now), incoming.SimpleRows(max_payload_bytes).row
+    row_of = rows_at(now)
     result: list[Job] = []
 
-    def rows() -> Iterator[bytes]:
+    def rows() -> Iterator[R]:
         for job_id, new in zip(ids, batch, strict=True):
-            row, job = row_of(new, job_id, now, moment)
+            row, job = row_of(new, job_id)
             result.append(job)
             yield row
 
-    yield incoming.copy_simple(rows())
+    yield copy(rows())
     yield incoming.ring(bell)
     return result
 
 
-def _copy_in(batch: Sequence[EncodedJob], bell: Bell) -> Operation[list[Job]]:
-    """COPY in jobs that are `plain`."""
-    ids, now = yield incoming.reserve_ids(len(batch))
+def _lines_at(now: datetime) -> Callable[[EncodedJob, int], tuple[str, Job]]:
     now_text = now.isoformat()
-    result: list[Job] = []
 
-    def lines() -> Iterator[str]:
-        for job_id, new in zip(ids, batch, strict=True):
-            line, state, run_at = incoming.copy_line(new, job_id, now, now_text)
-            result.append(_job(new, job_id, state, run_at, now))
-            yield line
+    def line_of(new: EncodedJob, job_id: int) -> tuple[str, Job]:
+        line, state, run_at = incoming.copy_line(new, job_id, now, now_text)
+        return line, _job(new, job_id, state, run_at, now)
 
-    yield incoming.copy_in(lines())
-    yield incoming.ring(bell)
-    return result
+    return line_of
 
 
 def _insert(chunk: Sequence[EncodedJob], bell: Bell) -> Operation[list[Job]]:

@@ -234,8 +234,6 @@ class Completer:
             try:
                 if self._connection is None:
                     self._connection = await self._connect()
-                if len(statements) == 1:
-                    return [await db.arun(self._connection, statements[0], self._schema)]
                 return await db.arun_together(self._connection, statements, self._schema)
             except DatabaseError as error:
                 if db.is_about_data(error):
