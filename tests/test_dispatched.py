@@ -12,6 +12,7 @@ import pytest
 from support import eventually
 
 from pgqueue import Dispatcher, Job, Registry, Settings
+from pgqueue.store import dispatch
 from pgqueue.store.dispatched import to_one_worker, to_workers
 from pgqueue.store.jobs import Lane, Mark
 
@@ -42,6 +43,13 @@ def test_what_is_read_later_is_what_the_row_says_and_a_change_made_before_stays(
     assert job.errors is job.errors, "read once: what is done to it lasts"
     with pytest.raises(AttributeError, match="nonsense"):
         job.nonsense  # noqa: B018
+
+
+def test_the_most_urgent_comes_first_and_the_rest_as_the_table_has_it():
+    rows = [row(number, priority=priority) for number, priority in ((1, 5), (2, 0), (3, 5), (4, -5), (5, 0))]
+    assert [job.id for job in to_one_worker(rows, lambda _: LANE, WORKER, 9).jobs()] == [4, 2, 5, 1, 3]
+    fetched = [(*one, 9) for one in rows]
+    assert [job.id for job in dispatch.fetch([1, 2, 3, 4, 5], WORKER).parse(fetched)] == [4, 2, 5, 1, 3]
 
 
 def test_it_is_equal_to_a_job_of_the_same_values_and_copied_and_sent_as_one():

@@ -98,28 +98,23 @@ class Dispatch(Service):
         self._running = running
         self._configuration = configuration
         self._placement, self._worker = placement, placement.own
-        self._next_look = 0.0
         self._slots = SlotWatch(bell, schema, running, placement, sessions.dispatch, pooled=sessions.pooled)
         self._poll_interval = poll_interval
         self._delivery = Delivery(running, configuration, placement, events)
         self._on_due = on_due
         self._on_trouble = on_trouble
-        self.full = False
-        self._linger_until = self._next_linger = 0.0
-        self._uncertain = False
+        self.full = self._uncertain = self._doubt_buckets = self._scanned_empty = False
+        self._next_scan = self._next_look = self._linger_until = self._next_linger = 0.0
         self._buckets = buckets
         self._lanes = Lanes(configuration.per_key, configuration.ages)
         self._last_lane: Lane | None = None
         self._usual_lane: Lane | None = None
         self._rules_version = 0
-        self._doubt_buckets = False
         self._unknown = Unknown(term, schema, strict=strict_types)
         self._heads = Heads(schema, configuration, placement, self._unknown)
         self._planner = Planner(term, configuration, running, buckets, placement, self._lanes, self._heads)
-        self._doorbell = Doorbell(sessions, schema, bell, self.dispatch_all, self._doze)
+        self._doorbell = Doorbell(sessions, schema, bell, self.dispatch_all, self._await_bell)
         self._connection: db.AsyncConnection | None = None
-        self._next_scan = 0.0
-        self._scanned_empty = False
         self._claim: asyncio.Task[bool] | None = None
         self._finishing = self._gave_all = False
         self._trying_since: float | None = None
@@ -156,18 +151,18 @@ class Dispatch(Service):
     def freed(self) -> None:
         """Slots came free: matters where work was waiting for them, and not where what waits is full all the same."""
         if self.full or self._planner.any_room():
-            self.wake()
+            self._news()
 
     def heard_of_workers(self, *, joined: bool) -> None:
         """Runs ended elsewhere; or (`joined`) a worker came, drains or left."""
         if joined:
             self._next_look = self._next_scan = 0.0
-        self.wake()
+        self._news()
 
     def promoted(self, jobs: list[Promoted]) -> None:
         """Scheduled jobs became pending: their lanes have work."""
         self._lanes.promoted(job for job in jobs if self._heads.open(self._lanes.of(job)))
-        self.wake()
+        self._news()
 
     def changed(self) -> None:
         """Rules or pauses are others now, and with them what is a lane: nothing in memory holds any more."""
@@ -175,7 +170,7 @@ class Dispatch(Service):
         self._last_lane = self._usual_lane = None
         self._lanes.reset(())
         self._next_scan = 0.0
-        self.wake()
+        self._news()
 
     def doubt_rates(self) -> None:
         """The buckets in the table are other ones now: read them at the next scan, which is the next thing."""
@@ -185,8 +180,8 @@ class Dispatch(Service):
     async def dispatch_all(self, woken: Callable[[], None] | None = None) -> bool:
         """Scan, and dispatch what may run; True if anything was dispatched.
 
-        Where the leader was just `woken`, that is called after its first round trip, and the lane that its last jobs
-        came from is tried first: most often the new one is there, and alone.
+        Where the leader was just `woken`, that is called after its first round trip, and what it had planned is tried
+        first.
         """
         dispatched = woken is not None and await self._guessed()
         if not dispatched:
@@ -230,11 +225,18 @@ class Dispatch(Service):
         """As `wait`, for less where a remote completion in flight may not ring."""
         return await self.wait(min(seconds, self._slots.pause or seconds))
 
+    async def _await_bell(self, seconds: float) -> bool:
+        """As `_doze`; the next job is most often of the lane of the last two dispatches: that is planned before."""
+        self._planner.prepare(self._usual_lane, self._delivery.most())
+        return await self._doze(seconds)
+
     async def _guessed(self) -> bool:
-        """Dispatch from the lane of the last two dispatches, if it alone has work; True if it had."""
-        lane = self._usual_lane
-        plan = None if lane is None else self._planner.guess(lane, self._delivery.most())
-        return self._begin(plan) is not None and await self._step()
+        """Dispatch what was planned before the sleep; True if there was anything."""
+        return self._begin(self._planner.prepared()) is not None and await self._step()
+
+    def _news(self) -> None:
+        self._planner.forget()
+        self.wake()
 
     async def _scan(self) -> None:
         """Find every lane with work, and look at all of it again."""

@@ -9,6 +9,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from psycopg.pq.abc import PGconn
+
 from pgqueue import db
 from pgqueue.dispatcher.service import Service
 from pgqueue.dispatcher.sessions import Sessions
@@ -41,6 +43,7 @@ class Listener(Service):
         self._on_message = on_message
         self._sessions = sessions
         self._channels = channels
+        self._heard = False
 
     async def run_once(self) -> float:
         """Listen until the session is lost."""
@@ -60,17 +63,47 @@ class Listener(Service):
             tell("")
 
     async def _hear(self, connection: db.AsyncConnection) -> None:
-        heard = False
-        async for notification in connection.notifies(timeout=PROBE_EVERY):
-            heard = True
-            self._on_message(notification.channel)
-            self._channels[notification.channel](notification.payload)
-        if not heard:
+        """Until something breaks, or there was time for a probe."""
+        loop, place, pgconn = asyncio.get_running_loop(), connection.fileno(), connection.pgconn
+        broken: asyncio.Future[None] = loop.create_future()
+
+        def read() -> None:
             try:
-                async with asyncio.timeout(PROBE_TIMEOUT):
-                    # LISTEN once more changes nothing, and pg_stat_activity goes on naming what this session is.
-                    await connection.execute(f"LISTEN {next(iter(self._channels))}".encode())
-            except TimeoutError:
-                raise ConnectionError("the listener's socket is half open") from None
-            # What arrived during the probe was not iterated over: count it as heard.
-            self._wake_all()
+                self._read(pgconn)
+            except Exception as error:  # noqa: BLE001 - raised again where this is awaited
+                loop.remove_reader(place)  # at once: where the socket was closed, the number is the next one's
+                broken.set_exception(error)
+
+        self._heard = False
+        # Not psycopg's generator: the job that wakes the leader would wait for three turns of the loop more.
+        loop.add_reader(place, read)
+        try:
+            async with asyncio.timeout(PROBE_EVERY):
+                await broken
+        except TimeoutError:
+            pass
+        finally:
+            if broken.cancelled():
+                loop.remove_reader(place)
+        if broken.done() and not broken.cancelled():
+            broken.result()  # in the turn in which it was time for a probe
+        if not self._heard:
+            await self._probe(connection)
+
+    def _read(self, pgconn: PGconn) -> None:
+        pgconn.consume_input()
+        while (message := pgconn.notifies()) is not None:
+            self._heard = True
+            channel = message.relname.decode()
+            self._on_message(channel)
+            self._channels[channel](message.extra.decode())
+
+    async def _probe(self, connection: db.AsyncConnection) -> None:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                # LISTEN once more changes nothing, and pg_stat_activity goes on naming what this session is.
+                await connection.execute(f"LISTEN {next(iter(self._channels))}".encode())
+        except TimeoutError:
+            raise ConnectionError("the listener's socket is half open") from None
+        # What arrived during the probe was not read here: count it as heard.
+        self._wake_all()

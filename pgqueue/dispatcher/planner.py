@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from pgqueue import store
 from pgqueue.dispatcher.budget import Budget
@@ -19,6 +20,9 @@ from pgqueue.store import Statement
 from pgqueue.store.dispatched import Dispatched
 from pgqueue.store.jobs import Lane, LaneQuota
 from pgqueue.store.rate_buckets import BucketKey
+
+MOST_FULL = 8
+"""With so many lanes at their limits a dispatch is prepared still; each is one probe more of an index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Planner:
         self._lanes = lanes
         self._heads = heads
         self._share = Share()
+        self._prepared: tuple[UUID, Plan] | None = None
         self.token_wait: float | None = None
 
     def any_room(self) -> bool:
@@ -103,24 +108,42 @@ class Planner:
         )
         return Plan(quotas, tokens, statement, uses_last_slots=free <= most)
 
-    def guess(self, lane: Lane, most: int) -> Plan | None:
-        """A dispatch from this lane, should it alone have work; None where others are known to, or a rule shares it."""
+    def prepare(self, lane: Lane | None, most: int) -> None:
+        """While there is time: plan a dispatch from this lane, for when a job wakes the leader and is one of it."""
+        own_id = self._placement.own_id
+        plan = None if lane is None or own_id is None else self._guess(lane, most, own_id)
+        self._prepared = None if own_id is None or plan is None else (own_id, plan)
+
+    def prepared(self) -> Plan | None:
+        """What was prepared, once, unless there was news. It gives nothing if a lane has work that was not full then.
+
+        As many jobs as there is room for now: a worker that was quick is given some ahead, a moment later no more.
+        """
+        prepared, self._prepared = self._prepared, None
         own, own_id = self._placement.own, self._placement.own_id
-        if (
-            own is None
-            or own_id is None
-            or self._lanes.stands
-            or not self._placement.alone
-            or not self._heads.open(lane)
-        ):
+        if prepared is None or own is None or prepared[0] != own_id:
             return None
-        budget = self._budget()
-        number = min(most, own.free(), budget.room(lane))
+        quota = prepared[1].quotas[0]
+        if quota.quota > min(own.free(), self._budget().room(quota.lane)):
+            return self._guess(quota.lane, quota.quota, own_id)
+        return prepared[1]
+
+    def forget(self) -> None:
+        """There is news: what was prepared may be wrong."""
+        self._prepared = None
+
+    def _guess(self, lane: Lane, most: int, own_id: UUID) -> Plan | None:
+        placement, budget, full = self._placement, self._budget(), list(self._lanes.stands)
+        if placement.own is None or not placement.alone or not self._heads.open(lane) or len(full) > MOST_FULL:
+            return None
+        if any(one.keyed or one.level is not None or budget.room(one) > 0 for one in full):
+            return None
+        number = min(most, placement.own.free(), budget.room(lane))
         if number <= 0 or budget.wanted({lane: number}):
             return None
         quota = LaneQuota(lane, number, LOWEST)
-        told = self._configuration.notified
-        return Plan([quota], {}, store.dispatch.dispatch_alone(quota, own_id, self._term.epoch, told))
+        dispatch = store.dispatch.dispatch_alone(quota, full, own_id, self._term.epoch, self._configuration.notified)
+        return Plan([quota], {}, dispatch)
 
     def _budget(self) -> Budget:
         return Budget(self._configuration, self._running, self._buckets, self._placement.room)

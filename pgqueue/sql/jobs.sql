@@ -307,21 +307,35 @@ WITH picked AS MATERIALIZED (
 -- include: to_one_worker
 
 -- name: dispatch_alone
--- As dispatch, from one lane, and only while no other lane has work: tried before the scan that would tell, by a
--- leader that was just woken.
-WITH lane AS MATERIALIZED (
+-- As dispatch, from one lane, and only while no other lane has work but those that are full (of jobs without a key): tried
+-- before the scan that would tell, by a leader that was just woken. One probe for each lane that has work, to the first
+-- that is neither.
+WITH RECURSIVE lane AS MATERIALIZED (
   SELECT * FROM (VALUES (CAST(%(queue)s AS text), CAST(%(type)s AS text), CAST(%(tags)s AS text), false, CAST(NULL AS text),
                          false, CAST(%(quota)s AS integer), CAST(-32768 AS smallint),
                          CAST('-infinity' AS timestamptz), CAST(-1 AS bigint), CAST(32767 AS smallint)))
     AS lane(queue, type, tags, keyed, key, strict, quota, priority, run_at, id, last_priority)
-  WHERE NOT EXISTS (SELECT FROM pgqueue.jobs WHERE state = 'pending'
-                      AND (queue, type, tags, keyed) < (lane.queue, lane.type, lane.tags, lane.keyed))
-    AND NOT EXISTS (SELECT FROM pgqueue.jobs WHERE state = 'pending'
-                      AND (queue, type, tags, keyed) > (lane.queue, lane.type, lane.tags, lane.keyed))
+), working AS (
+  (SELECT queue, type, tags, keyed FROM pgqueue.jobs WHERE state = 'pending'
+   ORDER BY queue, type, tags, keyed, priority, run_at, id LIMIT 1)
+  UNION ALL
+  SELECT following.queue, following.type, following.tags, following.keyed
+  FROM working CROSS JOIN LATERAL (
+    SELECT job.queue, job.type, job.tags, job.keyed FROM pgqueue.jobs AS job
+    WHERE job.state = 'pending' AND (job.queue, job.type, job.tags, job.keyed) >
+      (working.queue, working.type, working.tags, working.keyed)
+    ORDER BY job.queue, job.type, job.tags, job.keyed, job.priority, job.run_at, job.id LIMIT 1) AS following
 ), picked AS MATERIALIZED (
   SELECT job.place FROM lane CROSS JOIN LATERAL (
     -- include: next_of_whole_lane
   ) AS job
+  WHERE NOT EXISTS (
+    SELECT FROM working
+    WHERE keyed OR ((queue, type, tags) <> (CAST(%(queue)s AS text), CAST(%(type)s AS text), CAST(%(tags)s AS text))
+      AND NOT EXISTS (
+        SELECT FROM unnest(CAST(CAST(%(full_queues)s AS text) AS text[]), CAST(CAST(%(full_types)s AS text) AS text[]),
+                           CAST(CAST(%(full_tags)s AS text) AS text[])) AS full_lane(queue, type, tags)
+        WHERE (full_lane.queue, full_lane.type, full_lane.tags) = (working.queue, working.type, working.tags))))
 )
 -- include: to_one_worker
 

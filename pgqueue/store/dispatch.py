@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from pgqueue.job import Job
-from pgqueue.store.dispatched import Dispatched, job_of, to_one_worker, to_workers
+from pgqueue.store.dispatched import Dispatched, jobs_of, to_one_worker, to_workers
 from pgqueue.store.jobs import Lane, LaneQuota, numbers, texts
 from pgqueue.store.statement import Row, Statement
 
@@ -33,14 +33,17 @@ def dispatch(
 
 
 def dispatch_alone(
-    quota: LaneQuota, worker_id: UUID, epoch: int, notified: Sequence[str] = ()
+    quota: LaneQuota, full: Sequence[Lane], worker_id: UUID, epoch: int, notified: Sequence[str] = ()
 ) -> Statement[Dispatched]:
-    """As `dispatch`, from the start of one lane without a key, if no other lane has work."""
+    """As `dispatch`, from the start of one lane without a key, if no other has work but these that are `full`."""
     params = {
         "queue": quota.lane.queue,
         "type": quota.lane.type,
         "tags": quota.lane.tags,
         "quota": quota.quota,
+        "full_queues": texts([lane.queue for lane in full]),
+        "full_types": texts([lane.type for lane in full]),
+        "full_tags": texts([lane.tags for lane in full]),
         "worker_id": worker_id,
         "epoch": epoch,
         "notified": list(notified),
@@ -87,7 +90,7 @@ def dispatch_to_workers(
 def fetch(ids: Sequence[int], worker_id: UUID) -> Statement[list[Job]]:
     """Those of these jobs that are the worker's to run."""
     params = {"ids": numbers(ids), "worker_id": worker_id}
-    return Statement("jobs.fetch", params, lambda rows: [job_of(row, worker_id, row[-1]) for row in rows])
+    return Statement("jobs.fetch", params, lambda rows: jobs_of(rows, worker_id))
 
 
 def _of_one_lane(lane: Lane, worker_id: UUID, epoch: int) -> Callable[[list[Row]], Dispatched]:

@@ -24,6 +24,9 @@ def _moment(sent: bytes | None) -> datetime | None:
     return None if sent is None else EPOCH + timedelta(microseconds=int.from_bytes(sent, "big", signed=True))
 
 
+_PRIORITY = 8  # in a row
+
+
 class DispatchedJob(LazyJob):
     """A job as its handler gets it; `row` as `of_a_run` in sql/jobs.sql has it.
 
@@ -82,9 +85,11 @@ class Dispatched:
         return sum([len(group.runs) for group in self.groups])
 
     def jobs(self) -> list[Job]:
-        """The jobs of `rows`, made now."""
-        epoch = self.epoch
-        return [job_of(row, worker_id, epoch) for row, worker_id in self.rows]
+        """The jobs of `rows`, made now, the most urgent first."""
+        epoch, rows = self.epoch, self.rows
+        if len({row[_PRIORITY] for row, _ in rows}) > 1:
+            rows = sorted(rows, key=lambda one: one[0][_PRIORITY])
+        return [job_of(row, worker_id, epoch) for row, worker_id in rows]
 
 
 def to_one_worker(rows: Sequence[Row], lane_of: Callable[[Row], Lane], worker_id: UUID, epoch: int) -> Dispatched:
@@ -118,6 +123,11 @@ def to_workers(rows: Sequence[Row], lanes: Mapping[int, Lane], own_id: UUID | No
         runs = list(zip(map(int, ids.split(",")), map(int, attempts.split(",")), strict=True))
         groups.append(Group(lanes[first], worker_id, key, timeout, runs, Mark(*last)))
     return Dispatched(groups, own_id, epoch, of_jobs)
+
+
+def jobs_of(rows: Sequence[Row], worker_id: UUID) -> list[Job]:
+    """The jobs of rows of `fetch`, the most urgent first. The table gives them as it has them."""
+    return [job_of(row, worker_id, row[-1]) for row in sorted(rows, key=itemgetter(_PRIORITY))]
 
 
 def job_of(row: Row, worker_id: UUID, epoch: int) -> Job:
