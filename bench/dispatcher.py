@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -48,5 +49,6 @@ async def run() -> None:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(10_000)  # as `pgqueue dispatcher` does
     logging.basicConfig(level=logging.WARNING)
     asyncio.run(run())

@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support import DispatcherProcess, dispatchers, eventually
 
 from pgqueue import Limits, Registry, Settings, db
+from pgqueue.cli import serving
 from pgqueue.cli.applications import load_app, load_registry
 from pgqueue.dispatcher.configuration import Configuration
 from pgqueue.errors import ConfigurationError
@@ -217,6 +218,23 @@ def test_a_bad_app_is_exit_code_2_before_anything_else(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("pgqueue: error: app 'not_there_at_all:registry'")
+
+
+@pytest.mark.parametrize(("said", "seen"), [("", serving.COLLECT_AFTER), ("gc.set_threshold(1234)", 1234)])
+def test_garbage_is_collected_less_often_unless_the_app_says_how_often(dsn, queue, tmp_path, said, seen):
+    (tmp_path / "my_app.py").write_text(
+        f"import gc\nfrom pgqueue import Registry\n\n{said}\nregistry = Registry()\n"
+        "registry.register('threshold', lambda job, context: {'objects': gc.get_threshold()[0]})\n"
+    )
+    command = [sys.executable, "-m", "pgqueue", "dispatcher", "--app", "my_app:registry", "--database-url", dsn]
+    search = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    with subprocess.Popen(command, env=environment(PYTHONPATH=search), stderr=subprocess.DEVNULL) as process:
+        try:
+            job = queue.enqueue("threshold")
+            eventually(lambda: queue.get(job.id).state == "completed")
+        finally:
+            process.terminate()
+    assert queue.get(job.id).result == {"objects": seen}
 
 
 def test_an_app_may_bring_its_own_builtin_types(tmp_path, monkeypatch):
