@@ -72,12 +72,12 @@ def statements() -> dict[str, str]:
     values = VALUES | {"bell_class": str(LOCK_CLASS), "bell_key": str(bell.key), "bell_channel": f"'{bell.channel}'"}
     text = re.sub(r"%\((\w+)\)s", lambda match: values[match[1]], sql.load("jobs.enqueue", "pgqueue"))
     text = re.sub(r"--.*", "", text)
-    ring = re.search(r"SELECT CASE WHEN NOT pg_try.*?END AS rang", text, re.DOTALL)
+    ring = re.search(r"CASE WHEN NOT pg_try.*?END$", text.strip(), re.DOTALL)
     assert ring is not None
-    notify = f"SELECT CAST(pg_notify('{bell.channel}', '') AS text) AS rang"
+    notify = f"CAST(pg_notify('{bell.channel}', '') AS text)"
     return {
         "pgqueue": f"{text};",
-        "no signal": f"{text.replace(ring[0], 'SELECT NULL AS rang')};",
+        "no signal": f"{text.replace(ring[0], 'NULL')};",
         "NOTIFY each": f"{text.replace(ring[0], notify)};",
     }
 

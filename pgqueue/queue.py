@@ -40,6 +40,7 @@ from pgqueue.queue_base import (
 from pgqueue.registry import Registry
 from pgqueue.schedule_client import Schedules
 from pgqueue.store import operations, triggering
+from pgqueue.store.enqueue import NotSimpleError
 from pgqueue.store.statement import Operation
 from pgqueue.triggers import log_failure
 from pgqueue.validation import check_id
@@ -167,9 +168,13 @@ class Queue(JobActs):
         """
         news = list(each_of(jobs))
         if (simple := self._simple(news, connection)) is not None:
-            done = self._run(simple, repeat=Repeat.IF_ANSWERED, writes=True)
-            log_enqueued_many(len(done))
-            return done
+            try:
+                done = self._run(simple, repeat=Repeat.IF_ANSWERED, writes=True)
+            except NotSimpleError:
+                self._mixed = True
+            else:
+                log_enqueued_many(len(done))
+                return done
         batch = self._encode_many(news)
         if not batch:
             return []

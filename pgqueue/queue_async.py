@@ -37,6 +37,7 @@ from pgqueue.queue_base import (
 from pgqueue.registry import Registry
 from pgqueue.schedule_client import AsyncSchedules
 from pgqueue.store import operations, triggering
+from pgqueue.store.enqueue import NotSimpleError
 from pgqueue.store.statement import Operation
 from pgqueue.triggers import log_failure
 from pgqueue.validation import check_id
@@ -163,9 +164,13 @@ class AsyncQueue(AsyncJobActs):
         """
         news = list(each_of(jobs))
         if (simple := self._simple(news, connection)) is not None:
-            done = await self._run(simple, repeat=Repeat.IF_ANSWERED, writes=True)
-            log_enqueued_many(len(done))
-            return done
+            try:
+                done = await self._run(simple, repeat=Repeat.IF_ANSWERED, writes=True)
+            except NotSimpleError:
+                self._mixed = True
+            else:
+                log_enqueued_many(len(done))
+                return done
         batch = self._encode_many(news)
         if not batch:
             return []

@@ -10,7 +10,6 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from enum import Enum, auto
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from pgqueue import db, locate, store, tracing, validation
@@ -61,6 +60,7 @@ class QueueBase:
         )
         self._notify: Callable[[], None] | None = None
         self._closed = False
+        self._mixed = False  # a batch had jobs that are simple and one that is not
 
     def set_notify_func(self, callback: Callable[[], None] | None) -> Callable[[], None] | None:
         """Call `callback()` after each commit of jobs that pgqueue makes, or SQLAlchemy or Django tells of.
@@ -96,10 +96,14 @@ class QueueBase:
         return job_module.encode(new, max_payload_bytes=self._max_payload_bytes)
 
     def _simple(self, jobs: Sequence[NewJob], connection: object) -> Callable[[bool], Operation[list[Job]]] | None:
-        """An operation that checks jobs while it stores them; None: not these, or not in somebody's own transaction."""
-        if connection is not None or len(jobs) < COPY_FROM or tracing.active():
+        """An operation that checks jobs while it stores them; None: not in somebody's own transaction, or not these.
+
+        The first and the last are looked at here. One in between that is not simple ends it in NotSimpleError, and all
+        are to be stored as they say; from then on this queue looks at all of a batch before.
+        """
+        if connection is not None or len(jobs) < COPY_FROM or tracing.active() or set(map(type, jobs)) != {NewJob}:
             return None
-        if not (set(map(type, jobs)) <= {NewJob} and all(map(attrgetter("simple"), jobs))):
+        if not all(new.simple for new in (jobs if self._mixed else (jobs[0], jobs[-1]))):
             return None
         return lambda _copy: enqueue_simple(jobs, self._max_payload_bytes, self.bell)
 

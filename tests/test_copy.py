@@ -9,7 +9,7 @@ import json
 import psycopg
 import pytest
 
-from pgqueue import AsyncQueue, NewJob, Queue
+from pgqueue import AsyncQueue, JobOptions, NewJob, Queue
 from pgqueue.errors import InvalidNameError, InvalidPayloadError, QueueFullError
 from pgqueue.job import encode
 from pgqueue.store.operations import COPY_FROM
@@ -74,11 +74,46 @@ def test_simple_jobs_are_made_as_all_others_are(queue, sql, dsn):
         }
 
 
+def test_one_job_among_many_that_says_more_than_the_others_is_made_as_it_says(queue):
+    news = [NewJob("kind", {"n": n}) for n in range(3 * COPY_FROM)]
+    news[COPY_FROM] = NewJob("kind", {"urgent": True}, priority=-5, unique_key="only")
+    jobs = queue.enqueue_many(news)
+    assert [job.payload for job in jobs] == [new.payload for new in news]
+    assert [job.priority for job in jobs if job.unique_key] == [-5]
+    assert queue.counts()["pending"] == len(news)
+
+
+def test_the_same_awaited(dsn, queue):
+    news = [NewJob("kind", {"n": n}) for n in range(3 * COPY_FROM)]
+    news[COPY_FROM] = NewJob("kind", {"urgent": True}, priority=-5)
+
+    async def twice():
+        async with AsyncQueue(dsn) as awaited:
+            return [await awaited.enqueue_many(news) for _ in range(2)]
+
+    for jobs in asyncio.run(twice()):
+        assert [(job.payload, job.priority) for job in jobs] == [(new.payload, new.priority or 0) for new in news]
+    assert queue.counts()["pending"] == 2 * len(news)
+
+
+def test_whether_a_queue_is_full_is_asked_of_the_queues_the_jobs_go_to(queue, sql):
+    sql("INSERT INTO pgqueue.queues (name, operator) VALUES ('default', %s)", json.dumps({"max_pending": COPY_FROM}))
+    elsewhere = NewJob("kind", options=JobOptions(queue="elsewhere"))
+    news = [NewJob("kind"), *[elsewhere] * COPY_FROM, NewJob("kind")]
+    assert len(queue.enqueue_many(news)) == len(news)
+    with pytest.raises(QueueFullError):
+        queue.enqueue_many([NewJob("kind")] * COPY_FROM)
+
+
 @pytest.mark.parametrize(
     ("bad", "error"),
     [
         (NewJob("no name", {}), InvalidNameError),
         (NewJob("kind", {}, queue="no queue"), InvalidNameError),
+        (NewJob("kind", {}, queue=["no queue"]), InvalidNameError),
+        (NewJob("kind", {}, queue=5), InvalidNameError),
+        (NewJob("kind", {}, queue="a\0b"), InvalidNameError),
+        (NewJob("kind", {}, queue=5, priority=3), InvalidNameError),
         (NewJob("kind", {"zero": "\0"}), InvalidPayloadError),
         (NewJob("kind", {"big": "x" * (1024 * 1024)}), InvalidPayloadError),
         (NewJob("kind", [1]), InvalidPayloadError),

@@ -5,23 +5,18 @@
 -- name: enqueue
 -- One plain job, and the doorbell: a shared lock where the leader is awake, a NOTIFY where it sleeps.
 -- No row where the queue's backlog has a cap: that takes a lock first, and more than one statement.
-WITH due AS MATERIALIZED (
-  SELECT coalesce(CAST(CAST(%(run_at)s AS text) AS timestamptz),
-                  clock_timestamp() + make_interval(secs => CAST(%(delay)s AS double precision))) AS run_at
-), job AS (
-  INSERT INTO pgqueue.jobs (type, queue, priority, payload, state, run_at, max_attempts, timeout, concurrency_key)
-  SELECT CAST(%(type)s AS text), CAST(%(queue)s AS text), CAST(%(priority)s AS smallint), CAST(%(payload)s AS jsonb),
-         CASE WHEN due.run_at > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state,
-         coalesce(due.run_at, clock_timestamp()), CAST(%(max_attempts)s AS integer),
-         CAST(%(timeout)s AS double precision), CAST(%(concurrency_key)s AS text)
-  FROM due
-  WHERE NOT EXISTS (SELECT FROM pgqueue.queues WHERE name = CAST(%(queue)s AS text) AND max_pending IS NOT NULL)
-  RETURNING id, CAST(state AS text) AS state, run_at, created_at
-), bell AS MATERIALIZED (
-  SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(CAST(%(bell_class)s AS integer), CAST(%(bell_key)s AS integer))
-              THEN CAST(pg_notify(CAST(%(bell_channel)s AS text), '') AS text) END AS rang
-)
-SELECT job.id, job.state, job.run_at, job.created_at FROM job CROSS JOIN bell
+INSERT INTO pgqueue.jobs (type, queue, priority, payload, state, run_at, max_attempts, timeout, concurrency_key)
+SELECT CAST(%(type)s AS text), CAST(%(queue)s AS text), CAST(%(priority)s AS smallint), CAST(%(payload)s AS jsonb),
+       CASE WHEN coalesce(CAST(CAST(%(run_at)s AS text) AS timestamptz),
+                          clock_timestamp() + make_interval(secs => CAST(%(delay)s AS double precision)))
+                 > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state,
+       coalesce(CAST(CAST(%(run_at)s AS text) AS timestamptz),
+                clock_timestamp() + make_interval(secs => CAST(%(delay)s AS double precision)), clock_timestamp()),
+       CAST(%(max_attempts)s AS integer), CAST(%(timeout)s AS double precision), CAST(%(concurrency_key)s AS text)
+WHERE NOT EXISTS (SELECT FROM pgqueue.queues WHERE name = CAST(%(queue)s AS text) AND max_pending IS NOT NULL)
+RETURNING id, CAST(state AS text), run_at, created_at,
+  CASE WHEN NOT pg_try_advisory_xact_lock_shared(CAST(%(bell_class)s AS integer), CAST(%(bell_key)s AS integer))
+       THEN CAST(pg_notify(CAST(%(bell_channel)s AS text), '') AS text) END
 
 -- name: enqueue_many
 -- Rows in, rows out, in the order given; id is NULL where a live job holds the row's unique key, and then the last

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
 from functools import partial
@@ -12,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from pgqueue import validation
+from pgqueue.errors import InvalidNameError
 from pgqueue.job import DEFAULT_QUEUE, EncodedJob, Job, JobState, NewJob
 from pgqueue.store.jobs import EPOCH, job_of
 from pgqueue.store.lazy_job import LazyJob
@@ -39,7 +41,7 @@ def enqueue(job: EncodedJob, bell: Bell) -> Statement[Inserted | None]:
         "concurrency_key": job.concurrency_key,
         **bell.params,
     }
-    return Statement("jobs.enqueue", params, lambda rows: tuple(rows[0]) if rows else None)
+    return Statement("jobs.enqueue", params, lambda rows: tuple(rows[0][:4]) if rows else None)
 
 
 def enqueue_many(jobs: Sequence[EncodedJob], bell: Bell) -> Statement[list[tuple[Inserted, bool | None]]]:
@@ -141,6 +143,25 @@ class _EnqueuedJob(LazyJob):
     LATER = {field.name: partial(_of_a_new_job, field.name) for field in fields(Job)}  # noqa: RUF012 - a ClassVar
 
 
+class NotSimpleError(Exception):
+    """One of the jobs says more than `SimpleRows` writes."""
+
+
+def backlog_of(batch: Sequence[NewJob]) -> Counter[str]:
+    """How many of these jobs go to each queue, if all are simple.
+
+    Raises:
+        NotSimpleError: a queue's name breaks the rule, which is for those to say who look at the whole job.
+    """
+    try:
+        numbers = Counter(new.queue or DEFAULT_QUEUE for new in batch)
+        for name in numbers:
+            validation.check_name(name, "queue")
+    except (TypeError, InvalidNameError):
+        raise NotSimpleError from None
+    return numbers
+
+
 class SimpleRows:
     """Jobs that are `simple` as rows of `jobs.copy_simple`, each checked as its row is made.
 
@@ -153,8 +174,19 @@ class SimpleRows:
         self._due_and_made = 2 * _field(_INT8((now - EPOCH) // timedelta(microseconds=1)))
         self._names: dict[tuple[str, str | None], tuple[str, bytes]] = {}
 
+    @classmethod
+    def at(cls, max_payload_bytes: int) -> Callable[[datetime], Callable[[NewJob, int], tuple[bytes, Job]]]:
+        """What makes the rows of a moment."""
+        return lambda now: cls(max_payload_bytes, now).row
+
     def row(self, new: NewJob, job_id: int) -> tuple[bytes, Job]:
-        """The row of a job that is due now, and the job it makes."""
+        """The row of a job that is due now, and the job it makes.
+
+        Raises:
+            NotSimpleError, InvalidNameError, InvalidPayloadError.
+        """
+        if not new.simple:
+            raise NotSimpleError
         try:
             known = self._names.get((new.type, new.queue))
         except TypeError:  # no name can be unhashable

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from pgqueue.errors import ConflictError, DuplicateJobError, JobNotFoundError, QueueFullError, StaleRunError
-from pgqueue.job import DEFAULT_QUEUE, EncodedJob, Job, JobState, NewJob, Reason, hash_of
+from pgqueue.job import EncodedJob, Job, JobState, NewJob, Reason, hash_of
 from pgqueue.job_filter import JobFilter
 from pgqueue.outcome import Outcome
 from pgqueue.store import acts, dependencies, dependents, jobs, unique_keys
@@ -90,14 +90,14 @@ def enqueue_simple(batch: Sequence[NewJob], max_payload_bytes: int, bell: Bell) 
     """As `enqueue_many`, of jobs that are `simple`, by COPY: each is checked while the server takes in those before it.
 
     Raises:
-        InvalidNameError, InvalidPayloadError: one breaks a rule; the transaction is to be undone.
+        NotSimpleError, InvalidNameError, InvalidPayloadError: of one of them; the transaction is to be undone.
     """
-    yield from _check_backlog(Counter(new.queue or DEFAULT_QUEUE for new in batch))
-    return (
-        yield from _copy_in(
-            batch, bell, lambda now: incoming.SimpleRows(max_payload_bytes, now).row, incoming.copy_simple
-        )
-    )
+    numbers = incoming.backlog_of(batch)
+    if (yield incoming.caps(numbers)):
+        if not all(new.simple for new in batch):  # where the others go is not known
+            raise incoming.NotSimpleError
+        yield from _check_backlog(numbers)
+    return (yield from _copy_in(batch, bell, incoming.SimpleRows.at(max_payload_bytes), incoming.copy_simple))
 
 
 def _copy_in(
