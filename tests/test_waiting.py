@@ -109,6 +109,19 @@ def test_only_a_worker_whose_runs_end_quickly_is_given_more_than_it_has_slots(ra
     assert ahead(rate, concurrency) == jobs
 
 
+def test_a_worker_whose_slots_are_taken_has_room_when_half_of_what_is_ahead_had_its_turn(started, monkeypatch):
+    dispatcher = started(Registry(), concurrency=10)
+    worker = eventually(lambda: dispatcher.is_leader and dispatcher._worker)
+    eventually(lambda: worker.worker_id)
+    monkeypatch.setattr(worker, "_ahead", lambda: 100)
+    rooms = {}
+    for running in (0, 9, 10, 59, 60, 61, 109, 110):
+        worker.expect(running - worker.running)
+        rooms[running] = worker.free()
+    assert rooms == {0: 110, 9: 101, 10: 100, 59: 51, 60: 50, 61: 0, 109: 0, 110: 0}
+    worker.expect(-worker.running)
+
+
 def test_jobs_given_ahead_of_runs_that_turn_slow_go_back_unharmed(queue, sql, started):
     registry, slow = Registry(), threading.Event()
     at_once, most, lock = 0, 0, threading.Lock()

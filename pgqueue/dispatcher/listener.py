@@ -72,7 +72,8 @@ class Listener(Service):
                 self._read(pgconn)
             except Exception as error:  # noqa: BLE001 - raised again where this is awaited
                 loop.remove_reader(place)  # at once: where the socket was closed, the number is the next one's
-                broken.set_exception(error)
+                if not broken.done():
+                    broken.set_exception(error)
 
         self._heard = False
         # Not psycopg's generator: the job that wakes the leader would wait for three turns of the loop more.

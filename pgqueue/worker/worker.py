@@ -61,11 +61,17 @@ class LocalWorker(BaseWorker):
         return self._accepted - self._pool.ended_count - self._pool_missed
 
     def free(self) -> int:
-        """How many more jobs may be dispatched to this worker now: its free slots, and a little ahead of quick runs."""
+        """How many more jobs may be dispatched to this worker now: its free slots, and a little ahead of quick runs.
+
+        While every slot is taken, none before half of what is ahead has its turn: a dispatch of many costs as much.
+        """
         if self.worker_id is None:
             return 0
-        unwritten = self._accepted - self.completer.done_count
-        return min(self._concurrency + self._ahead() - self.running, MAX_UNWRITTEN - unwritten)
+        ahead, running = self._ahead(), self.running
+        room = self._concurrency + ahead - running
+        if running >= self._concurrency and room < ahead // 2:
+            return 0
+        return min(room, MAX_UNWRITTEN - (self._accepted - self.completer.done_count))
 
     def _ahead(self) -> int:
         ended, now = self._pool.ended_count, clock()
