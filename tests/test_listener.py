@@ -45,6 +45,15 @@ class Heard:
             raise ValueError("a callback's own error")
         self.messages.put_nowait((name, text))
 
+    async def __aenter__(self):
+        self.listening = asyncio.ensure_future(self.listener.run_once())
+        assert await self.next(2) == [("one", ""), ("two", "")]
+        return self
+
+    async def __aexit__(self, *_raised):
+        self.listening.cancel()
+        await asyncio.gather(self.listening, return_exceptions=True)
+
     async def next(self, number):
         async with asyncio.timeout(10):
             return [await self.messages.get() for _ in range(number)]
@@ -60,14 +69,10 @@ def test_messages_come_in_order_each_to_its_channel_after_a_wake_of_all(run, dsn
     sent = [(("one", "two")[number % 2], f"{number} " + "x" * (number * 30)) for number in range(200)]
 
     async def hears():
-        heard = Heard(dsn)
-        listening = asyncio.ensure_future(heard.listener.run_once())
-        assert await heard.next(2) == [("one", ""), ("two", "")]
-        await asyncio.to_thread(notify, dsn, *sent)
-        assert await heard.next(len(sent)) == sent
-        assert heard.channels == [channel for channel, _ in sent], "only what was really sent"
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        async with Heard(dsn) as heard:
+            await asyncio.to_thread(notify, dsn, *sent)
+            assert await heard.next(len(sent)) == sent
+            assert heard.channels == [channel for channel, _ in sent], "only what was really sent"
 
     run(hears())
 
@@ -76,16 +81,13 @@ def test_after_silence_it_probes_and_wakes_all_and_hears_on(run, dsn, monkeypatc
     monkeypatch.setattr(listener, "PROBE_EVERY", 0.05)
 
     async def hears():
-        heard = Heard(dsn)
-        listening = asyncio.ensure_future(heard.listener.run_once())
-        assert await heard.next(6) == 3 * [("one", ""), ("two", "")]
-        await asyncio.to_thread(notify, dsn, *[("one", str(number)) for number in range(100)])
-        told = []
-        while len(told) < 100:
-            told += [text for _, text in await heard.next(1) if text]
-        assert told == [str(number) for number in range(100)]
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        async with Heard(dsn) as heard:
+            assert await heard.next(4) == 2 * [("one", ""), ("two", "")]
+            await asyncio.to_thread(notify, dsn, *[("one", str(number)) for number in range(100)])
+            told = []
+            while len(told) < 100:
+                told += [text for _, text in await heard.next(1) if text]
+            assert told == [str(number) for number in range(100)]
 
     run(hears())
 
@@ -96,26 +98,21 @@ def test_after_silence_it_probes_and_wakes_all_and_hears_on(run, dsn, monkeypatc
 )
 def test_what_ends_it_is_raised_and_the_next_sessions_hear(run, dsn, sql, ended_by, error, said):
     async def hears():
-        heard = Heard(dsn)
-        listening = asyncio.ensure_future(heard.listener.run_once())
-        await heard.next(2)
-        if ended_by == "session":
-            await asyncio.to_thread(sql, END_LISTENERS)
-        else:
-            await asyncio.to_thread(notify, dsn, ("one", "raise"))
-        with pytest.raises(error, match=said):
-            async with asyncio.timeout(10):
-                await listening
-        # One of these gets the number that the lost socket had.
-        connections = [await psycopg.AsyncConnection.connect(dsn) for _ in range(10)]
-        for connection in connections:
-            await connection.execute("SELECT 1")
-            await connection.close()
-        listening = asyncio.ensure_future(heard.listener.run_once())
-        await heard.next(2)
-        await asyncio.to_thread(notify, dsn, ("two", "again"))
-        assert await heard.next(1) == [("two", "again")]
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        async with Heard(dsn) as heard:
+            if ended_by == "session":
+                await asyncio.to_thread(sql, END_LISTENERS)
+            else:
+                await asyncio.to_thread(notify, dsn, ("one", "raise"))
+            with pytest.raises(error, match=said):
+                async with asyncio.timeout(10):
+                    await heard.listening
+            # One of these gets the number that the lost socket had.
+            connections = [await psycopg.AsyncConnection.connect(dsn) for _ in range(10)]
+            for connection in connections:
+                await connection.execute("SELECT 1")
+                await connection.close()
+            async with heard:
+                await asyncio.to_thread(notify, dsn, ("two", "again"))
+                assert await heard.next(1) == [("two", "again")]
 
     run(hears())

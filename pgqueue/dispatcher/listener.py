@@ -70,24 +70,20 @@ class Listener(Service):
         def read() -> None:
             try:
                 self._read(pgconn)
-            except Exception as error:  # noqa: BLE001 - raised again where this is awaited
+            except Exception as error:  # noqa: BLE001 - raised again below
                 loop.remove_reader(place)  # at once: where the socket was closed, the number is the next one's
-                if not broken.done():
-                    broken.set_exception(error)
+                broken.set_exception(error)
 
         self._heard = False
         # Not psycopg's generator: the job that wakes the leader would wait for three turns of the loop more.
         loop.add_reader(place, read)
         try:
-            async with asyncio.timeout(PROBE_EVERY):
-                await broken
-        except TimeoutError:
-            pass
+            await asyncio.wait({broken}, timeout=PROBE_EVERY)
         finally:
-            if broken.cancelled():
+            if not broken.done():
                 loop.remove_reader(place)
-        if broken.done() and not broken.cancelled():
-            broken.result()  # in the turn in which it was time for a probe
+        if broken.done():
+            broken.result()
         if not self._heard:
             await self._probe(connection)
 

@@ -29,13 +29,15 @@ MOST_FULL = 8
 class Plan:
     """One dispatch: what each lane may give, the tokens that takes, the statement.
 
-    `uses_last_slots`: there may be none free after it; some are on workers elsewhere.
+    `uses_last_slots`: there may be none free after it; some are on workers elsewhere. `worker_id`: whom it is for, where
+    it was prepared.
     """
 
     quotas: list[LaneQuota]
     tokens: dict[BucketKey, tuple[int, RateLimit]]
     dispatch: Statement[Dispatched]
     uses_last_slots: bool = False
+    worker_id: UUID | None = None
 
 
 class Planner:
@@ -72,7 +74,7 @@ class Planner:
         self._lanes = lanes
         self._heads = heads
         self._share = Share()
-        self._prepared: tuple[UUID, Plan] | None = None
+        self._prepared: Plan | None = None
         self.token_wait: float | None = None
 
     def any_room(self) -> bool:
@@ -110,9 +112,7 @@ class Planner:
 
     def prepare(self, lane: Lane | None, most: int) -> None:
         """While there is time: plan a dispatch from this lane, for when a job wakes the leader and is one of it."""
-        own_id = self._placement.own_id
-        plan = None if lane is None or own_id is None else self._guess(lane, most, own_id)
-        self._prepared = None if own_id is None or plan is None else (own_id, plan)
+        self._prepared = None if lane is None else self._guess(lane, most)
 
     def prepared(self) -> Plan | None:
         """What was prepared, once, unless there was news. It gives nothing if a lane has work that was not full then.
@@ -120,30 +120,31 @@ class Planner:
         As many jobs as there is room for now: a worker that was quick is given some ahead, a moment later no more.
         """
         prepared, self._prepared = self._prepared, None
-        own, own_id = self._placement.own, self._placement.own_id
-        if prepared is None or own is None or prepared[0] != own_id:
+        own = self._placement.own
+        if prepared is None or own is None or prepared.worker_id != own.worker_id:
             return None
-        quota = prepared[1].quotas[0]
+        quota = prepared.quotas[0]
         if quota.quota > min(own.free(), self._budget().room(quota.lane)):
-            return self._guess(quota.lane, quota.quota, own_id)
-        return prepared[1]
+            return self._guess(quota.lane, quota.quota)
+        return prepared
 
     def forget(self) -> None:
         """There is news: what was prepared may be wrong."""
         self._prepared = None
 
-    def _guess(self, lane: Lane, most: int, own_id: UUID) -> Plan | None:
+    def _guess(self, lane: Lane, most: int) -> Plan | None:
         placement, budget, full = self._placement, self._budget(), list(self._lanes.stands)
-        if placement.own is None or not placement.alone or not self._heads.open(lane) or len(full) > MOST_FULL:
+        own, own_id = placement.own, placement.own_id
+        if own is None or own_id is None or not placement.alone or not self._heads.open(lane) or len(full) > MOST_FULL:
             return None
         if any(one.keyed or one.level is not None or budget.room(one) > 0 for one in full):
             return None
-        number = min(most, placement.own.free(), budget.room(lane))
+        number = min(most, own.free(), budget.room(lane))
         if number <= 0 or budget.wanted({lane: number}):
             return None
         quota = LaneQuota(lane, number, LOWEST)
         dispatch = store.dispatch.dispatch_alone(quota, full, own_id, self._term.epoch, self._configuration.notified)
-        return Plan([quota], {}, dispatch)
+        return Plan([quota], {}, dispatch, worker_id=own_id)
 
     def _budget(self) -> Budget:
         return Budget(self._configuration, self._running, self._buckets, self._placement.room)

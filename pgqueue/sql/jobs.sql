@@ -7,12 +7,11 @@
 -- No row where the queue's backlog has a cap: that takes a lock first, and more than one statement.
 INSERT INTO pgqueue.jobs (type, queue, priority, payload, state, run_at, max_attempts, timeout, concurrency_key)
 SELECT CAST(%(type)s AS text), CAST(%(queue)s AS text), CAST(%(priority)s AS smallint), CAST(%(payload)s AS jsonb),
-       CASE WHEN coalesce(CAST(CAST(%(run_at)s AS text) AS timestamptz),
-                          clock_timestamp() + make_interval(secs => CAST(%(delay)s AS double precision)))
-                 > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state,
-       coalesce(CAST(CAST(%(run_at)s AS text) AS timestamptz),
-                clock_timestamp() + make_interval(secs => CAST(%(delay)s AS double precision)), clock_timestamp()),
-       CAST(%(max_attempts)s AS integer), CAST(%(timeout)s AS double precision), CAST(%(concurrency_key)s AS text)
+       CASE WHEN due.run_at > clock_timestamp() THEN 'scheduled' ELSE 'pending' END::pgqueue.job_state,
+       coalesce(due.run_at, clock_timestamp()), CAST(%(max_attempts)s AS integer),
+       CAST(%(timeout)s AS double precision), CAST(%(concurrency_key)s AS text)
+FROM (SELECT coalesce(CAST(CAST(%(run_at)s AS text) AS timestamptz),
+                      clock_timestamp() + make_interval(secs => CAST(%(delay)s AS double precision))) AS run_at) AS due
 WHERE NOT EXISTS (SELECT FROM pgqueue.queues WHERE name = CAST(%(queue)s AS text) AND max_pending IS NOT NULL)
 RETURNING id, CAST(state AS text), run_at, created_at,
   CASE WHEN NOT pg_try_advisory_xact_lock_shared(CAST(%(bell_class)s AS integer), CAST(%(bell_key)s AS integer))

@@ -24,7 +24,7 @@ def _moment(sent: bytes | None) -> datetime | None:
     return None if sent is None else EPOCH + timedelta(microseconds=int.from_bytes(sent, "big", signed=True))
 
 
-_PRIORITY = 8  # in a row
+_priority = itemgetter(8)
 
 
 class DispatchedJob(LazyJob):
@@ -36,7 +36,7 @@ class DispatchedJob(LazyJob):
 
     __slots__ = ()
     LATER = {  # noqa: RUF012 - a ClassVar of the base
-        "priority": itemgetter(8),
+        "priority": _priority,
         "run_at": lambda row: _moment(row[9]),
         "tags": lambda row: split_tags(row[10]),
         "released": itemgetter(11),
@@ -86,9 +86,7 @@ class Dispatched:
 
     def jobs(self) -> list[Job]:
         """The jobs of `rows`, made now, the most urgent first."""
-        epoch, rows = self.epoch, self.rows
-        if len({row[_PRIORITY] for row, _ in rows}) > 1:
-            rows = sorted(rows, key=lambda one: one[0][_PRIORITY])
+        epoch, rows = self.epoch, sorted(self.rows, key=lambda one: _priority(one[0]))
         return [job_of(row, worker_id, epoch) for row, worker_id in rows]
 
 
@@ -127,7 +125,7 @@ def to_workers(rows: Sequence[Row], lanes: Mapping[int, Lane], own_id: UUID | No
 
 def jobs_of(rows: Sequence[Row], worker_id: UUID) -> list[Job]:
     """The jobs of rows of `fetch`, the most urgent first. The table gives them as it has them."""
-    return [job_of(row, worker_id, row[-1]) for row in sorted(rows, key=itemgetter(_PRIORITY))]
+    return [job_of(row, worker_id, row[-1]) for row in sorted(rows, key=_priority)]
 
 
 def job_of(row: Row, worker_id: UUID, epoch: int) -> Job:

@@ -92,11 +92,12 @@ def enqueue_simple(batch: Sequence[NewJob], max_payload_bytes: int, bell: Bell) 
     Raises:
         NotSimpleError, InvalidNameError, InvalidPayloadError: of one of them; the transaction is to be undone.
     """
-    numbers = incoming.backlog_of(batch)
-    if (yield incoming.caps(numbers)):
-        if not all(new.simple for new in batch):  # where the others go is not known
-            raise incoming.NotSimpleError
-        yield from _check_backlog(numbers)
+    try:
+        yield from _check_backlog(incoming.backlog_of(batch))
+    except QueueFullError:
+        if all(new.simple for new in batch):
+            raise
+        raise incoming.NotSimpleError from None  # where the others go is not known
     return (yield from _copy_in(batch, bell, incoming.SimpleRows.at(max_payload_bytes), incoming.copy_simple))
 
 
