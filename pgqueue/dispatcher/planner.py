@@ -29,7 +29,7 @@ MOST_FULL = 8
 class Plan:
     """One dispatch: what each lane may give, the tokens that takes, the statement.
 
-    `uses_last_slots`: there may be none free after it; some are on workers elsewhere. `worker_id`: whom it is for, where
+    `uses_last_slots`: there may be none free after it; some are on workers elsewhere. `worker_id`: whom it is for, if
     it was prepared.
     """
 
